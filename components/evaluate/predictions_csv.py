@@ -10,6 +10,8 @@ from components.shared.files import naming
 from components.shared.spreadsheet import as_cell
 
 COLUMNS = ("index", "file", "label", "predicted", "confidence", "loss")
+# Rows that are Python numbers at once.
+_ROWS = 10_000
 
 
 def write_predictions(file: Path, findings: Findings) -> None:
@@ -19,7 +21,8 @@ def write_predictions(file: Path, findings: Findings) -> None:
     with naming(file), file.open("w", encoding="utf-8", newline="") as stream:
         lines = csv.writer(stream, lineterminator="\n")
         lines.writerow(COLUMNS)
-        rows = zip(*(column.tolist() for column in columns), strict=True)
-        for index, (label, predicted, confidence, loss) in enumerate(rows):
-            name = as_cell(findings.name_of(index))
-            lines.writerow((index, name, classes[label], classes[predicted], confidence, loss))
+        for start in range(0, findings.images, _ROWS):
+            rows = zip(*(column[start : start + _ROWS].tolist() for column in columns), strict=True)
+            for index, (label, predicted, confidence, loss) in enumerate(rows, start):
+                name = as_cell(findings.name_of(index))
+                lines.writerow((index, name, classes[label], classes[predicted], confidence, loss))
