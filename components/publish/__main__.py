@@ -14,7 +14,8 @@ from components.shared.step import Reported
 DESCRIPTION = """\
 Publish a model that passed the gate, with its evaluation and a model card, at publish_uri/VERSION.
 
-VERSION is the digest of what is published: it is never replaced, and publishing the same again changes nothing.
+VERSION is when the model was evaluated and the digest of what is published: it is never replaced, and publishing the
+same again changes nothing.
 """
 
 DOCKER = """\

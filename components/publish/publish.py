@@ -1,6 +1,7 @@
 """publish(): a model that passed the gate becomes a version of its own in a directory or a bucket.
 
-A version's name is the digest of what is in it, so a second attempt finds its own, and no other content has that name::
+A version's name is when the model was evaluated and the digest of what is in it, so a second attempt finds its own, no
+other content has that name, and the newest is the last by name::
 
     VERSION/model.json, model.onnx, …   the model directory: a location for baseline, initial_weights and predict
     VERSION/evaluation/…                the evaluation directory, with report.html
@@ -16,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,10 @@ from components.shared.logs import step_logger
 from components.shared.params.params import Params
 from components.shared.storage.location import AnyPath, Location, parse_location
 from components.shared.storage.transfer import OnProgress
+from components.shared.text import shortened
 
 CARD, SUMS = "model_card.md", "SHA256SUMS"
-_DIGITS = 16
+_DIGITS = 12
 
 _log = step_logger("publish")
 
@@ -100,7 +103,7 @@ def publish(*, model: Path, evaluation: Path, params: Params, progressing: Progr
     require_passed(opened, evaluated, params)
     with tempfile.TemporaryDirectory(prefix="shutterline-publish-") as folder:
         files = _files(opened, evaluated, Path(folder))
-        version = sha256_of(files[SUMS])[:_DIGITS]
+        version = f"{_moment(evaluated.manifest.ended)}-{sha256_of(files[SUMS])[:_DIGITS]}"
         uri = where.child(version) if isinstance(where, Location) else where.absolute() / version
         telling = progressing("publish", where) if progressing and isinstance(where, Location) else nullcontext()
         with telling as progress:
@@ -142,6 +145,14 @@ def _files(model: Model, evaluation: Evaluation, folder: Path) -> dict[str, Path
     files[SUMS] = folder / SUMS
     files[SUMS].write_text(sums, encoding="utf-8")
     return files
+
+
+def _moment(ended: str) -> str:
+    """A time of a manifest as a name begins with it: 20261128-065312."""
+    try:
+        return datetime.fromisoformat(ended).astimezone(UTC).strftime("%Y%m%d-%H%M%S")
+    except (ValueError, OverflowError) as error:
+        raise ArtifactError(f"{EVALUATION.manifest_file}: ended is no time: {shortened(ended)}") from error
 
 
 def _named(path: Path, manifest_file: str, manifest: Manifest, prefix: str) -> Mapping[str, Path]:

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,10 @@ def test_a_version_is_a_model_and_an_evaluation_with_a_card_and_sums(ready: Part
     assert checked.returncode == 0, checked.stderr
     sums = (version / "SHA256SUMS").read_bytes()
     assert {line.split(None, 1)[1] for line in sums.decode().splitlines()} == files_in(version).keys() - {"SHA256SUMS"}
-    assert result.version == hashlib.sha256(sums).hexdigest()[:16]
+    moment, _, digest = result.version.rpartition("-")
+    assert digest == hashlib.sha256(sums).hexdigest()[:12]
+    ended = datetime.fromisoformat(open_evaluation(ready.evaluation).manifest.ended)
+    assert moment == ended.strftime("%Y%m%d-%H%M%S")
     assert hidden(root) == []
 
 

@@ -46,7 +46,8 @@ def test_tasks_are_told_in_the_order_in_which_they_began(platform: VertexPlatfor
         task(6, "evaluate", State.NOT_TRIGGERED, 5, parent=2),
         task(5, "train", State.RUNNING, 3, parent=2),
         task(4, "data-prep", State.SKIPPED, 1, parent=2),
-        # Neither the run itself nor what groups tasks is a task to whoever reads this.
+        # Neither the run itself, what groups tasks nor a condition is a task to whoever reads this.
+        task(3, "condition-2", State.SKIPPED, 6, parent=2),
         task(2, "exit-handler-1", State.RUNNING, 0),
         task(1, "a-run", State.RUNNING, 0, parent=0),
     ]
