@@ -55,7 +55,7 @@ class Comparison:
         accuracy, loss = self.differences["accuracy"], self.differences["log_loss"]
         verdict = "not distinguishable from" if self.verdict == "not distinguishable" else f"{self.verdict} than"
         return (
-            f"{verdict} the baseline: it alone is right for {self.only_model:,} images, the baseline alone for "
+            f"{verdict} the baseline: the model alone is right for {self.only_model:,} images, the baseline alone for "
             f"{self.only_baseline:,} (McNemar's p {self.p_value:.3g}); accuracy {accuracy.value:+.4f} "
             f"({accuracy.low:+.4f} to {accuracy.high:+.4f}), log loss {loss.value:+.4f} ({loss.low:+.4f} to "
             f"{loss.high:+.4f})"
