@@ -169,7 +169,8 @@ class _Reader:
         if name in self._graph.types:
             raise ValueError(f"it has two weights of the name {shortened(name)!r}")
         self._graph.types[name] = make_tensor_type_proto(kind, shape)
-        if dtype.kind in "biu" and math.prod(shape) <= MAX_SHAPE_VALUES:
+        # Of floats, what may be the scale of each dimension in a resize.
+        if math.prod(shape) <= (MAX_RANK if dtype.kind == "f" else MAX_SHAPE_VALUES):
             self._graph.constants[name] = np.frombuffer(bytes(raw), dtype).reshape(shape)
         self._count(0)
 

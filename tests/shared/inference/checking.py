@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from components.shared.errors import ArtifactError
 from components.shared.inference.guard import check_onnx
 from tests.onnx_models import write_onnx_directory
 
+STATUS = Path("/proc/self/status")
 FORBIDDEN = ("open", "os.", "socket.", "subprocess.", "ctypes.", "shutil.", "tempfile.", "exec", "compile", "import")
 
 
@@ -27,14 +27,15 @@ def main(folder: Path) -> None:
 
     def watch(event: str, arguments: tuple[object, ...]) -> None:
         # A number is the descriptor of what is open already.
-        if event.startswith(FORBIDDEN) and not (event == "open" and str(arguments[0]) in (*allowed, "3")):
+        harmless = event == "open" and (isinstance(arguments[0], int) or str(arguments[0]) in allowed)
+        if event.startswith(FORBIDDEN) and not harmless:
             print(f"{event} {arguments}", file=sys.stderr, flush=True)
             os._exit(3)
 
     files = sorted(folder.glob("*.onnx"))
     sys.addaudithook(watch)
     for file in files:
-        allowed[:] = [str(file)]
+        allowed[:] = [str(file), str(STATUS)]
         start = time.perf_counter()
         try:
             check_onnx(file, manifest)
@@ -42,7 +43,8 @@ def main(folder: Path) -> None:
         except Exception as error:
             message = str(error) if isinstance(error, ArtifactError) else repr(error)
         seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        # Not getrusage, whose peak begins with that of the process that has started this one.
+        peak = next(int(line.split()[1]) * 1024 for line in STATUS.read_text().splitlines() if "VmHWM:" in line)
         print(json.dumps({"file": file.name, "message": message, "seconds": seconds, "peak": peak}), flush=True)
     if "onnxruntime" in sys.modules:
         raise SystemExit("onnxruntime was imported")

@@ -96,6 +96,13 @@ MEANS: dict[str, tuple[list[onnx.NodeProto], list[onnx.TensorProto]]] = {
             numbers("sides", 2, 3),
         ],
     ),
+    "a scale of each dimension": (
+        [
+            make_node("Resize", ["active", "", "scales"], ["larger"], mode="nearest"),
+            make_node("ReduceMean", ["larger", "sides"], ["flat"], keepdims=0),
+        ],
+        [numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales"), numbers("sides", 2, 3)],
+    ),
     "a sequence of parts": (
         [
             make_node("ReduceMean", ["active", "sides"], ["means"], keepdims=0),
