@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol, TypeVar
 
@@ -125,7 +126,7 @@ def _run(
         frame = _Frame(step, termination, Addresses(addresses), is_recorded=is_recorded)
         outside = current_run.set("")
         try:
-            return frame.run(params, work, run)
+            return copy_context().run(frame.run, params, work, run)  # the run is current within it alone
         except Terminated as error:  # also one that comes while another end is being made ready
             frame.cancel(error, error.signal.name, EXIT_TERMINATED)
         finally:

@@ -94,6 +94,7 @@ def test_the_command_names_the_run(parts: Parts, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("SHUTTERLINE_RUN_ID", "night-7")
     assert main(parts.command()) == 0
     assert json.loads((parts.evaluation / "evaluation.json").read_text())["run"] == "night-7"
+    assert evaluate(**parts.arguments()).manifest.run == ""  # by itself again
 
 
 def test_a_baseline_may_be_in_a_bucket(parts: Parts, baseline: Path, gcs_bucket: GcsBucket) -> None:
