@@ -61,6 +61,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 NEEDS = {
+    "shutterline predict model photos": "predict",
+    "components.predict --model model --images photos": "predict",
     "shutterline run": "pipelines,data-prep,train,evaluate",
     "shutterline run --runner docker": "pipelines",
     "shutterline compile": "pipelines",
