@@ -111,10 +111,26 @@ def test_the_model_is_byte_for_byte_that_of_a_run_in_processes(
     assert not list((tmp_path / "out").glob(".*")), "temporary files are cleared away"
     code, document_of_processes, told = run_here(capsys, tmp_path / "processes", "--params", params)
     assert code == 0, told
-    # Another build of torch may sum in another order.
+    # The CPUs are the same, and so is ONNX Runtime.
     assert document["metrics"] == pytest.approx(document_of_processes["metrics"], abs=1e-4)
     model, expected = (tmp_path / out / "model" / "model.safetensors" for out in ("out", "processes"))
     assert model.read_bytes() == expected.read_bytes()
+
+
+def test_a_model_that_passes_the_gate_is_published_by_its_container(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], containers: Containers
+) -> None:
+    (tmp_path / "published").mkdir()
+    changes = {"gate": {"accuracy": {"min": 0.1}}, "publish_uri": str(tmp_path / "published")}
+    params = write_params(tmp_path / "params.json", num_epochs=1, **changes)
+
+    code, document, told = run_here(capsys, tmp_path / "out", "--params", params, *OPTIONS)
+
+    assert code == 0, told
+    assert document["steps"]["publish"] == "succeeded"
+    assert containers.all("publish") == []
+    (published,) = (tmp_path / "published").iterdir()
+    assert (published / "model.onnx").read_bytes() == (tmp_path / "out" / "model" / "model.onnx").read_bytes()
 
 
 def test_a_step_that_fails_is_reported_every_time_and_nothing_follows_it(
