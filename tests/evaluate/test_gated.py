@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from components.evaluate.__main__ import main
 from components.evaluate.evaluate import evaluate
 from components.shared.artifacts.evaluation import open_evaluation
-from tests.evaluate.conftest import Parts, params_of
+from components.shared.params.gate import METRIC_RANGES
+from tests.evaluate.conftest import Parts, params_of, write_dataset, write_model
 
 
 @pytest.mark.parametrize("publish_uri", [None, "gs://bucket/models"])
@@ -62,3 +64,17 @@ def test_a_class_that_the_model_does_not_have_is_refused_before_anything_is_comp
     assert message in log
     assert "test images" not in log
     assert not parts.evaluation.exists()
+
+
+def test_a_gate_may_name_every_figure_that_evaluation_has_and_no_other(tmp_path: Path) -> None:
+    classes = [f"class {index}" for index in range(7)]  # of five or fewer there is no top-5 accuracy
+    params = params_of(n_classes=7)
+    write_dataset(tmp_path / "dataset", classes=classes)
+    write_model(tmp_path / "model", params, dataset=tmp_path / "dataset", classes=classes)
+    found = evaluate(
+        model=tmp_path / "model", dataset=tmp_path / "dataset", evaluation=tmp_path / "evaluation", params=params
+    )
+    assert found.findings.metrics.keys() == METRIC_RANGES.keys()
+    for name, value in found.findings.metrics.items():
+        least, most = METRIC_RANGES[name]
+        assert least <= value <= (most if most is not None else value)
