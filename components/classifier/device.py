@@ -23,16 +23,13 @@ _OUT_OF_MEMORY = (
 )
 
 
-def choose_device(wanted: str, *, cpu_build_is_enough: bool = False) -> torch.device:
+def choose_device(wanted: str) -> torch.device:
     """The device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-
-    By `cpu_build_is_enough` a torch that is built for the CPU alone may take the place of a GPU: one ``device``
-    configures training and evaluation, and evaluation's image has such a torch unless it was built for CUDA.
 
     Raises:
         DeviceError: A GPU was asked for and there is none, or not that one; never a silent run on the CPU.
     """
-    if wanted == "cpu" or (cpu_build_is_enough and torch.version.cuda is None):
+    if wanted == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
         if wanted == "auto":

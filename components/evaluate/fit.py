@@ -1,4 +1,4 @@
-"""Whether a model, a dataset and params belong together; said before anything is computed."""
+"""Whether a model, a dataset and params belong together, checked before anything is computed."""
 
 from __future__ import annotations
 
