@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -205,8 +205,8 @@ def test_the_networks_have_every_layer() -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_layer_is_expressed(name: str, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    record_property("difference", require_same(tmp_path, NETWORKS[name], COLOR))
+def test_every_layer_is_expressed(name: str, tmp_path: Path) -> None:
+    print(f"{name:24} {require_same(tmp_path, NETWORKS[name], COLOR)}")
 
 
 @pytest.mark.parametrize(
@@ -234,10 +234,8 @@ def test_every_layer_is_expressed(name: str, tmp_path: Path, record_property: Ca
         ),
     ],
 )
-def test_backbones_are_expressed(
-    name: str, side: int, kwargs: dict[str, Any], tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
-    record_property("difference", require_same(tmp_path, [backbone(name, **kwargs)], (side, side, 3)))
+def test_backbones_are_expressed(name: str, side: int, kwargs: dict[str, Any], tmp_path: Path) -> None:
+    print(f"{name:24} {require_same(tmp_path, [backbone(name, **kwargs)], (side, side, 3))}")
 
 
 @pytest.fixture(scope="module")
