@@ -48,14 +48,19 @@ class GraphExport:
         # No GPU, one thread and no group: those are the training's.
         added = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
         environment = {name: text for name, text in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-        self._process = subprocess.Popen(  # noqa: S603 - this file
-            [sys.executable, "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment | added,
-            start_new_session=True,  # a Ctrl-C is the training's, which may have a checkpoint to write
-        )
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - this file
+                [sys.executable, "-m", __name__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment | added,
+                start_new_session=True,  # a Ctrl-C is the training's, which may have a checkpoint to write
+            )
+        except OSError as error:  # raised where the graph is waited for: what else is wrong comes first
+            message = f"the process that exports the network to ONNX cannot be started: {error.strerror or error}"
+            self._graph.set_exception(ShutterlineError(message))
+            return self
         threading.Thread(target=self._receive, args=(self._process,), name="graph export", daemon=True).start()
         return self
 

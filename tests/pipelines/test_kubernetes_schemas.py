@@ -51,7 +51,7 @@ def test_the_pods_of_the_defaults_conform_and_have_what_training_needs(tmp_path:
 
     conforms(pipeline)
     made = pods(pipeline)
-    assert set(made) == {"exec-data-prep", "exec-train", "exec-evaluate", "exec-exit-step"}
+    assert set(made) == {"exec-data-prep", "exec-train", "exec-evaluate", "exec-publish", "exec-exit-step"}
     train = made["exec-train"]["spec"]
     (main_container,) = train["containers"]
     assert main_container["resources"]["limits"]["nvidia.com/gpu"] == "1"

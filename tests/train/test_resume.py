@@ -46,7 +46,7 @@ def test_a_run_told_to_end_at_every_step_makes_the_same_files(few: Path, tmp_pat
         assert steps_kept(tmp_path / "broken")[-1] == step
     result = trained(few, tmp_path / "broken", params)
 
-    assert result.resumed_from == "epoch 2, batch 2"
+    assert result.resumed_from == "its end, after epoch 2"
     assert weights_in(tmp_path / "broken") == weights_in(tmp_path / "whole")
 
 
