@@ -8,9 +8,9 @@ from typing import get_args
 
 import click
 
-from components.shared.artifacts.model import MODEL, onnx_file, open_model
+from components.shared.artifacts.model import MODEL, onnx_file, onnx_of, open_model
 from components.shared.command import print_json, print_message
-from components.shared.errors import EXIT_OK, ArtifactError
+from components.shared.errors import EXIT_OK
 from components.shared.storage.fetch import fetch_artifact
 from components.shared.storage.location import Location, parse_location
 from pipelines.options import JSON, argument, option, text
@@ -56,8 +56,7 @@ def export(
             fetch_artifact(source, MODEL, Path(scratch), wanted=onnx_file) if isinstance(source, Location) else source,
             onnx_file,
         )
-        if (record := opened.manifest.onnx) is None:
-            raise ArtifactError(f"{source}: has no model.onnx, being of version 0.8 or earlier; train it again")
+        record = onnx_of(opened.manifest, source)
         content = (opened.path / record.file).read_bytes()
     default = str(target) if isinstance(target, Location) else None
     wanted = repository(opened.manifest, layout, name, version, max_batch, storage_uri or default)

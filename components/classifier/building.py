@@ -70,7 +70,7 @@ def resolve(dotted: str) -> Any:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise LookupError(f"{dotted} is not in this installation: {first_line(error)}") from error
-    if names_backbone(dotted):
+    if _names_backbone(dotted):
         return _builder_of(found)
     if not isinstance(found, type):
         raise LookupError(f"{dotted} is not a class")
@@ -253,7 +253,7 @@ def spelled(annotation: Any) -> str:
     return _SPELLED.get(annotation) or str(getattr(annotation, "__name__", annotation))
 
 
-def names_backbone(dotted: str) -> bool:
+def _names_backbone(dotted: str) -> bool:
     """Whether a class name is that of an architecture of torchvision."""
     return dotted.rpartition(".")[0] == BACKBONES.module
 

@@ -12,6 +12,7 @@ from components.classifier.losses import PASSED, Criterion
 from components.classifier.network import LayerTable, examine
 from components.classifier.optimisers import as_long_as
 from components.classifier.rates import rehearse
+from components.shared.artifacts.model import MAX_ONNX_BYTES
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.params import Params, in_document_order
 from components.shared.params.parsed import Parsed
@@ -25,8 +26,8 @@ _LISTS: dict[str, tuple[str, ...]] = {
 }
 # Keys that the learning rates follow from.
 _RATES = ("optim", "learning_rate", "milestones", "warmup")
-# Bytes of weights: 2 GiB are the most that protobuf has in one message, less what the graph itself may take.
-_LARGEST_ONNX = 2**31 - 2**26
+# Bytes of weights, less what the graph itself may take.
+_LARGEST_ONNX = MAX_ONNX_BYTES - 2**26
 _SHAPE = ("net_arch", "image_height", "image_width", "is_image_color", "n_classes", "batch_size")
 
 

@@ -1,11 +1,10 @@
-"""Putting a split through a network: what it predicts for each image and how sure it is."""
+"""Putting a split through a network: what it predicts for each image, and its loss."""
 
 from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
@@ -25,14 +24,12 @@ class Predictions:
 
     Attributes:
         losses: Cross-entropy of each image in nats, computed in float64.
-        confidences: Probability given to the predicted class.
         probabilities: Probability of every class, shape (images, classes), where asked for.
     """
 
     labels: Integers
     predicted: Integers
     losses: Reals
-    confidences: Reals
     n_classes: int
     probabilities: Reals | None = None
 
@@ -64,16 +61,14 @@ def predict(
     """
     training = network.training
     network.eval()
-    predicted, losses, confidences, probabilities = [], [], [], []
+    predicted, losses, probabilities = [], [], []
     step = chunk_size(network)
     chunks = [slice(start, min(start + step, len(images))) for start in range(0, len(images), step)]
     with torch.inference_mode(), closing(images.spans(chunks)) as spans:
         for chunk, part in zip(chunks, spans, strict=True):
             logits = network(normalise(part)).to(torch.float64)
             log_probabilities = F.log_softmax(logits, dim=1)
-            top = log_probabilities.max(dim=1)
-            predicted.append(top.indices)
-            confidences.append(top.values)
+            predicted.append(log_probabilities.argmax(dim=1))
             wanted = labels[chunk].unsqueeze(1)
             if every_class:
                 probabilities.append(log_probabilities.exp())
@@ -84,7 +79,6 @@ def predict(
             labels=labels.cpu().numpy(),
             predicted=torch.cat(predicted).cpu().numpy(),
             losses=torch.cat(losses).cpu().numpy(),
-            confidences=np.exp(torch.cat(confidences).cpu().numpy()),
             n_classes=network.n_classes,
             probabilities=torch.cat(probabilities).cpu().numpy() if every_class else None,
         )

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from components.shared.artifacts.dataset import DATASET
-from components.shared.artifacts.model import LEARNING_CURVES, MODEL, open_model, starting_weights
+from components.shared.artifacts.model import LEARNING_CURVES, MODEL, model_directory, open_model, starting_weights
 from components.shared.errors import ParamsError, Problem
 from components.shared.text import described, first_line, shortened
 
@@ -65,9 +65,8 @@ def find_file(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
+    path = model_directory(path)
     if not (path / MODEL.manifest_file).exists():
-        if (path / MODEL.name / MODEL.manifest_file).exists():  # the directory of a run
-            return find_file(path / MODEL.name)
         for pattern, message in _OTHER_DIRECTORIES.items():
             if any(path.glob(pattern)):
                 raise refused(path, message)

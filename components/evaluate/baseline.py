@@ -10,7 +10,7 @@ from components.evaluate.fit import check_data
 from components.evaluate.inference import parts_of
 from components.evaluate.metrics import Scores, figures_of, joined
 from components.shared.artifacts.dataset import Dataset
-from components.shared.artifacts.model import MODEL, Model, onnx_file, open_model
+from components.shared.artifacts.model import MODEL, Model, onnx_file, onnx_of, open_model
 from components.shared.inference.classifier import OnnxClassifier
 from components.shared.metrics import per_class
 from components.shared.params.params import Params
@@ -52,6 +52,6 @@ class Baseline:
             theirs,
             metrics=figures_of(split.labels, theirs, of),
             where=self.location,
-            onnx_sha256=manifest.onnx.sha256 if manifest.onnx else "",
+            onnx_sha256=onnx_of(manifest, self.location).sha256,
             seed=derived_seed(self.manual_seed, "evaluate/comparison"),
         )

@@ -93,5 +93,5 @@ def evaluate(
     if outputs.roc is not None:
         roc.log_roc_curve(*outputs.roc)
     # As KFP's launcher reads a boolean.
-    Path(passed).write_text(str(result.passed).lower(), encoding="utf-8")
+    Path(passed).write_text(str(result.findings.passed).lower(), encoding="utf-8")
     return result.publish

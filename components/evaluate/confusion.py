@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from components.evaluate.findings import Findings
 from components.shared.metrics import Integers
+from components.shared.text import natural_key
 
 # A wider matrix cannot be read at once.
 MAX_MATRIX_CLASSES = 60
@@ -35,51 +35,42 @@ class Matrix:
     counts: Integers
 
 
-def natural_order(names: Sequence[str]) -> list[int]:
-    """Indices of the names as people order them: 2 before 10, capitals beside small letters."""
-
-    def key(index: int) -> tuple[list[tuple[int, str]], str]:
-        parts = re.split(r"(\d+)", names[index].casefold())  # texts at even positions, numbers at odd ones
-        numbers = (part.lstrip("0") if at % 2 else part for at, part in enumerate(parts))
-        return [(len(part) if at % 2 else 0, part) for at, part in enumerate(numbers)], names[index]
-
-    return sorted(range(len(names)), key=key)
-
-
 def most_confused(findings: Findings, limit: int) -> list[ConfusedPair]:
     """The pairs of classes confused most often, by count; equals in class order."""
-    wrong, classes = findings.labels != findings.predicted, len(findings.classes)
-    codes, counts = np.unique(findings.labels[wrong] * classes + findings.predicted[wrong], return_counts=True)
-    pairs = []
-    for index in np.argsort(-counts, kind="stable")[:limit]:
-        label, predicted = divmod(int(codes[index]), classes)
-        count = int(counts[index])
-        pairs.append(ConfusedPair(label, predicted, count, count / int(findings.per_class.support[label])))
-    return pairs
+    support = findings.per_class.support
+    labels, predicted, counts = (column[:limit].tolist() for column in _confused(findings))
+    return [
+        ConfusedPair(label, taken_for, count, count / int(support[label]))
+        for label, taken_for, count in zip(labels, predicted, counts, strict=True)
+    ]
 
 
 def most_often_taken_for(findings: Findings) -> dict[int, tuple[int, int]]:
     """By each class that has errors, the class most of its images were taken for, and how many."""
+    labels, predicted, counts = _confused(findings)
+    labels, first = np.unique(labels, return_index=True)
+    most = zip(predicted[first].tolist(), counts[first].tolist(), strict=True)
+    return dict(zip(labels.tolist(), most, strict=True))
+
+
+def _confused(findings: Findings) -> tuple[Integers, Integers, Integers]:
+    """Labels, predictions and counts of all confused pairs, by count; equals in class order."""
     wrong, classes = findings.labels != findings.predicted, len(findings.classes)
     codes, counts = np.unique(findings.labels[wrong] * classes + findings.predicted[wrong], return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    labels, first = np.unique(codes[order] // classes, return_index=True)
-    most = order[first]
-    return dict(
-        zip(labels.tolist(), zip((codes[most] % classes).tolist(), counts[most].tolist(), strict=True), strict=True)
-    )
+    return codes[order] // classes, codes[order] % classes, counts[order]
 
 
 def confusion_of(findings: Findings, pairs: Sequence[ConfusedPair]) -> Matrix:
     """The confusion matrix; beyond MAX_MATRIX_CLASSES that of the classes in the first of the pairs."""
-    order = natural_order(findings.classes)
+    order = sorted(range(len(findings.classes)), key=lambda index: natural_key(findings.classes[index]))
     if len(order) > MAX_MATRIX_CLASSES:
         confused = list(dict.fromkeys(one for pair in pairs for one in (pair.label, pair.predicted)))
         kept = set(confused[:MAX_CONFUSED_CLASSES])
         order = [index for index in order if index in kept]
-    place = np.full(len(findings.classes), -1)
-    place[order] = np.arange(len(order))
-    rows, columns = place[findings.labels], place[findings.predicted]
+    positions = np.full(len(findings.classes), -1)
+    positions[order] = np.arange(len(order))
+    rows, columns = positions[findings.labels], positions[findings.predicted]
     both = (rows >= 0) & (columns >= 0)
     counts = np.bincount(rows[both] * len(order) + columns[both], minlength=len(order) ** 2)
     return Matrix(order, counts.reshape(len(order), len(order)))

@@ -23,7 +23,7 @@ from components.evaluate.report import render_report
 from components.shared.artifacts.artifact import ArtifactWriter
 from components.shared.artifacts.dataset import DATASET, Dataset, evaluation_splits, open_dataset
 from components.shared.artifacts.evaluation import EVALUATION, EvaluationManifest
-from components.shared.artifacts.model import MODEL, Model, onnx_file, open_model
+from components.shared.artifacts.model import MODEL, Model, onnx_file, onnx_of, open_model
 from components.shared.events.data import Emit, Mistake, Progress, Succeeded, ignore_events
 from components.shared.files import sha256_of
 from components.shared.html.page import write_page
@@ -47,7 +47,7 @@ class EvaluateResult:
     """What an evaluation found, and its directory, report and manifest.
 
     Attributes:
-        publish: Whether the model is to be published: it passes, and the params say where to.
+        publish: Whether the model is to be published: it passes, and the params name a publish_uri.
     """
 
     findings: Findings = field(repr=False)
@@ -55,11 +55,6 @@ class EvaluateResult:
     report_file: Path
     manifest: EvaluationManifest = field(repr=False)
     publish: bool
-
-    @property
-    def passed(self) -> bool:
-        """Whether the model passes the gate; without one every model does."""
-        return self.findings.gate is None or self.findings.gate.passed
 
     def report(self) -> dict[str, Any]:
         """The result as JSON data."""
@@ -73,7 +68,7 @@ class EvaluateResult:
             "selected_on": self.manifest.selected_on,
             "optimistic": self.manifest.optimistic,
             "metrics": dict(self.findings.metrics),
-            "passed": self.passed,
+            "passed": self.findings.passed,
             "publish": self.publish,
             "gate": self.findings.gate.model_dump() if self.findings.gate else None,
             "device": self.manifest.device,
@@ -136,8 +131,8 @@ def evaluate(
         write_page(report_file, render_report(findings, data.splits["test"].image, source.manifest, data.manifest))
         manifest = manifest_of(findings, writer.record(predictions_file), writer.record(report_file))
         writer.commit(manifest)
-    passes = findings.gate is None or findings.gate.passed
-    return EvaluateResult(findings, evaluation, report_file, manifest, passes and params.publish_uri is not None)
+    publish = findings.passed and params.publish_uri is not None
+    return EvaluateResult(findings, evaluation, report_file, manifest, publish)
 
 
 def _findings(
@@ -183,7 +178,7 @@ def _findings(
         last_epoch=max([manifest.selection.epoch, *(record.epoch for record in manifest.history)]),
         same_dataset=manifest.provenance.dataset_sha256 == dataset_sha256,
         model_sha256=sha256_of(model.path / MODEL.manifest_file),
-        onnx_sha256=manifest.onnx.sha256 if manifest.onnx else "",
+        onnx_sha256=onnx_of(manifest, model.path).sha256,
         dataset_sha256=dataset_sha256,
     )
     names = list(found) if (found := split.names()) is not None else None

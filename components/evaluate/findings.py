@@ -11,18 +11,16 @@ from datetime import datetime
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from components.evaluate.comparison import Comparison
 from components.evaluate.curves import Curves
+from components.evaluate.intervals import Interval
+from components.evaluate.metrics import Probabilities
 from components.evaluate.reliability import Reliability
 from components.shared.artifacts.gate import GateResult
 from components.shared.artifacts.names import ImageName
 from components.shared.metrics import Integers, PerClass, Reals, confusion_matrix
-
-Probabilities = npt.NDArray[np.float32]
-Interval = tuple[float, float]
-FIGURES_OF_A_CLASS = ("precision", "recall", "f1")
+from components.shared.params.gate import CLASS_METRICS
 
 
 @dataclass(frozen=True)
@@ -123,6 +121,11 @@ class Findings:
         return self.images / self.origin.seconds
 
     @property
+    def passed(self) -> bool:
+        """Whether the model passes the gate; without one every model does."""
+        return self.gate is None or self.gate.passed
+
+    @property
     def optimistic(self) -> bool:
         """Whether the epoch was chosen by the very images evaluated here."""
         return self.origin.same_dataset and self.origin.selected_on == self.split
@@ -135,7 +138,7 @@ class Findings:
         """All figures by name, those of single classes too, which are called recall[NAME] and the like."""
         return self.metrics | {
             f"{figure}[{name}]": value
-            for figure in FIGURES_OF_A_CLASS
+            for figure in CLASS_METRICS
             for name, value in zip(self.classes, getattr(self.per_class, figure).tolist(), strict=True)
         }
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from components.evaluate.comparison import Comparison
+from components.evaluate.intervals import Interval
 from components.shared.artifacts.gate import GateResult, ThresholdResult
 from components.shared.errors import ParamsError, Problem
 from components.shared.logs import step_logger
@@ -19,8 +20,6 @@ _SHOWN_CLASSES = 20
 _UNDEFINED = "cannot be computed of these images"
 
 _log = step_logger("evaluate")
-
-Interval = tuple[float, float]
 
 
 def check_gate(gate: Gate | None, classes: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.shared.metrics import Integers, PerClass, Reals
+from components.shared.metrics import Integers, PerClass, Reals, share
 
 Probabilities = npt.NDArray[np.float32]
 TOP = 5
@@ -93,9 +93,9 @@ def counted(support: Any, times_predicted: Any, right: Any) -> dict[str, Reals]:
     occurs = support > 0
     anywhere = occurs | (times_predicted > 0)
     shares = {
-        "precision": _share(right, times_predicted),
-        "recall": _share(right, support),
-        "f1": _share(2 * right, support + times_predicted),
+        "precision": share(right, times_predicted),
+        "recall": share(right, support),
+        "f1": share(2 * right, support + times_predicted),
     }
     accuracy = right.sum(axis=-1) / images
     by_chance = np.sum(support * (times_predicted / images[..., None]), axis=-1) / images
@@ -107,13 +107,8 @@ def counted(support: Any, times_predicted: Any, right: Any) -> dict[str, Reals]:
     return {
         "accuracy": accuracy,
         "balanced_accuracy": np.mean(shares["recall"], axis=-1, where=occurs),
-        **{f"{name}_macro": np.mean(share, axis=-1, where=anywhere) for name, share in shares.items()},
-        **{f"{name}_weighted": np.sum(share * support, axis=-1) / images for name, share in shares.items()},
+        **{f"{name}_macro": np.mean(each, axis=-1, where=anywhere) for name, each in shares.items()},
+        **{f"{name}_weighted": np.sum(each * support, axis=-1) / images for name, each in shares.items()},
         "cohen_kappa": kappa,
         "matthews_corrcoef": matthews,
     }
-
-
-def _share(part: Any, whole: Any) -> Reals:
-    share: Reals = np.divide(part, whole, out=np.zeros(np.shape(part)), where=whole > 0)
-    return share

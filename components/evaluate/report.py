@@ -15,7 +15,6 @@ from components.evaluate.confusion import (
     confusion_of,
     most_confused,
     most_often_taken_for,
-    natural_order,
 )
 from components.evaluate.curve_charts import curve_charts, reliability_rows
 from components.evaluate.data_highlights import data_highlights
@@ -26,6 +25,7 @@ from components.evaluate.pictures import MAX_FILE_NAME, SMALL_SIDE, ImageOf, Pic
 from components.shared.artifacts.dataset import DatasetManifest
 from components.shared.artifacts.model import ModelManifest
 from components.shared.html.page import Cell, fixed, named, percent, render, training_view
+from components.shared.text import natural_key
 
 _MIN_PAIRS, MAX_PAIRS = 10, 20
 # A page of more rows takes a browser seconds to open.
@@ -93,11 +93,6 @@ def render_report(findings: Findings, image_of: ImageOf, model: ModelManifest, d
         provenance=_provenance(findings, model, dataset),
         params=json.dumps(model.provenance.params, indent=2, ensure_ascii=False)[:_MAX_PARAMS],
     )
-
-
-_CONTENTS_IDS = dict(
-    zip(_CONTENTS, "confusion curves classes errors hits data training provenance".split(), strict=True)
-)
 
 
 def _identity(findings: Findings) -> dict[str, Any]:
@@ -178,7 +173,7 @@ def _matrix(findings: Findings, classes: list[int], counts: Any, ids: dict[tuple
 
 def _class_table(findings: Findings, dataset: DatasetManifest) -> dict[str, Any]:
     of, classes = findings.per_class, findings.classes
-    order = natural_order(classes)
+    order = sorted(range(len(classes)), key=lambda index: natural_key(classes[index]))
     if len(order) > MAX_CLASS_ROWS:
         kept = set(np.argsort(of.f1, kind="stable")[:MAX_CLASS_ROWS].tolist())
         order = [index for index in order if index in kept]

@@ -103,7 +103,7 @@ class ImageFiles:
         """A folder's images, and the paths of its folders, 2.png before 10.png."""
         try:
             with os.scandir(folder) as scanned:
-                entries = sorted(scanned, key=lambda entry: (natural_key(entry.name), entry.name))
+                entries = sorted(scanned, key=lambda entry: natural_key(entry.name))
         except OSError as error:
             yield _refused(folder, f"cannot be read: {error.strerror or error}")
             return

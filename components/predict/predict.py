@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
 from components.predict.image_files import ImageFile, ImageFiles
-from components.shared.artifacts.model import MODEL, ONNX_FILE, Model, onnx_file, open_model
+from components.shared.artifacts.model import MODEL, ONNX_FILE, Model, model_directory, onnx_file, open_model
 from components.shared.decoding.batches import DECODING_THREADS, AnyFile, DecodedBatch, decode_batches, least_size
 from components.shared.decoding.pixels import WHITE, Background, Note
 from components.shared.errors import ArtifactError, InputError
@@ -33,7 +33,7 @@ _AHEAD = 2
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model says of one file.
+    """What the model predicts of one file.
 
     Attributes:
         file: The file's name as one printable line.
@@ -70,11 +70,9 @@ class Predictor:
             return cls(OnnxClassifier.from_file(model, device))
         if model.name == MODEL.manifest_file:
             raise InputError(f"{model}: is a model's manifest; name its directory")
-        if not (model / MODEL.manifest_file).exists():
-            if (model / "model" / MODEL.manifest_file).exists():  # a run's directory
-                model = model / "model"
-            elif (model / ONNX_FILE).exists():
-                raise InputError(f"{model}: has no {MODEL.manifest_file}; name {model / ONNX_FILE} itself")
+        model = model_directory(model)
+        if not (model / MODEL.manifest_file).exists() and (model / ONNX_FILE).exists():
+            raise InputError(f"{model}: has no {MODEL.manifest_file}; name {model / ONNX_FILE} itself")
         opened = open_model(model, onnx_file)
         return cls(OnnxClassifier.open(opened, device), _background(opened))
 

@@ -25,7 +25,7 @@ from components.publish.destination import publish_version
 from components.publish.model_card import model_card
 from components.shared.artifacts.artifact import Manifest
 from components.shared.artifacts.evaluation import EVALUATION, Evaluation, open_evaluation
-from components.shared.artifacts.model import MODEL, Model, open_model
+from components.shared.artifacts.model import MODEL, Model, onnx_of, open_model
 from components.shared.errors import ArtifactError, ParamsError, Problem
 from components.shared.events.data import Succeeded
 from components.shared.files import sha256_of
@@ -121,8 +121,7 @@ def require_passed(model: Model, evaluation: Evaluation, params: Params) -> None
             f"{model.path}: is not the model that was evaluated in {evaluation.path} (SHA-256 {found[:12]}…, and "
             f"{expected[:12]}… was evaluated); evaluate this one"
         )
-    if model.manifest.onnx is None:
-        raise ArtifactError(f"{model.path}: has no model.onnx, being of version 0.8 or earlier; train it again")
+    onnx_of(model.manifest, model.path)
     gate = evaluation.manifest.gate
     if gate is None and params.gate is not None:
         raise ArtifactError(

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,16 +69,18 @@ def per_class(labels: Integers, predicted: Integers, n_classes: int) -> PerClass
     times_predicted = np.bincount(predicted, minlength=n_classes)
     support = np.bincount(labels, minlength=n_classes)
     return PerClass(
-        precision=_share(right, times_predicted),
-        recall=_share(right, support),
-        f1=_share(2 * right, support + times_predicted),
+        precision=share(right, times_predicted),
+        recall=share(right, support),
+        f1=share(2 * right, support + times_predicted),
         support=support,
         times_predicted=times_predicted,
     )
 
 
-def _share(part: Integers, whole: Integers) -> Reals:
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+def share(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> Reals:
+    """`part` divided by `whole`, arrays of one shape; 0 where `whole` is 0."""
+    found: Reals = np.divide(part, whole, out=np.zeros(np.shape(part)), where=whole > 0)
+    return found
 
 
 def metrics_of(labels: Integers, predicted: Integers, losses: Reals, n_classes: int) -> Metrics:

@@ -23,10 +23,11 @@ def shown(path: object, limit: int = 500) -> str:
     return shortened(str(path), limit)
 
 
-def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
-    """What texts are sorted by so that 2.png comes before 10.png, without regard to case."""
-    parts = re.split(r"([0-9]+)", text.casefold())
-    return tuple((0, int(part), "") if index % 2 else (1, 0, part) for index, part in enumerate(parts) if part)
+def natural_key(text: str) -> tuple[list[tuple[int, str]], str]:
+    """What names are sorted by so that 2.png comes before 10.png and capitals beside small letters."""
+    parts = re.split(r"(\d+)", text.casefold())  # texts at even positions, numbers, of any length, at odd ones
+    numbers = (part.lstrip("0") if index % 2 else part for index, part in enumerate(parts))
+    return [(len(part) if index % 2 else 0, part) for index, part in enumerate(numbers)], text
 
 
 def described(value: object) -> str:

@@ -14,15 +14,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from components.shared.artifacts.model import MAX_ONNX_BYTES
 from components.shared.errors import InputError, ShutterlineError
 from components.shared.files import fsync_directory, is_full, read_regular, replacing, unwritable, writing
 from components.shared.storage.location import AnyPath, Location
 from components.shared.storage.store import ABSENT, ChangedError, Store, connect
 from components.shared.storage.transfer import Transfer
 from pipelines.serving.layouts import CONFIG_FILE, LABELS_FILE, MARK, Repository, interface
-
-# What protobuf can hold in one message, and so a model.onnx at most.
-_MAX_BYTES = 2**31 - 1
 
 
 class _Target(ABC):
@@ -60,7 +58,7 @@ class _Folder(_Target):
 
     def read(self, name: str) -> bytes | None:
         try:
-            return read_regular(self._path / name, _MAX_BYTES)
+            return read_regular(self._path / name, MAX_ONNX_BYTES)
         except FileNotFoundError:
             return None
 

@@ -56,10 +56,7 @@ def predicted(network: Network, images: ImageStore, labels: Labels, **options: A
 
 def columns(predictions: Predictions) -> list[list[float]]:
     """Everything predicted, to the last bit."""
-    return [
-        column.tolist()
-        for column in (predictions.labels, predictions.predicted, predictions.losses, predictions.confidences)
-    ]
+    return [column.tolist() for column in (predictions.labels, predictions.predicted, predictions.losses)]
 
 
 def softmax_of(network: Network, images: Images) -> npt.NDArray[np.float64]:
@@ -78,9 +75,8 @@ def test_predictions_are_those_of_the_plain_forward_pass(network: Network) -> No
 
     assert predictions.labels.tolist() == labels.tolist()
     assert predictions.predicted.tolist() == probabilities.argmax(axis=1).tolist()
-    # float32 layers, and images normalised in another order of operations.
-    np.testing.assert_allclose(predictions.confidences, probabilities.max(axis=1), rtol=1e-5)
     assert predictions.probabilities is not None
+    # float32 layers, and images normalised in another order of operations.
     np.testing.assert_allclose(predictions.probabilities, probabilities, rtol=1e-5)
     assert predictions.n_classes == 4
 
@@ -175,5 +171,4 @@ def test_certainty_has_no_loss_below_zero(network: Network) -> None:
         network.classifier.bias.copy_(torch.tensor([1000.0, 0, 0, 0]))
     predictions = predicted(network, ResidentImages(torch.tensor(images)), np.zeros(5, dtype=np.int64))
 
-    assert predictions.confidences.tolist() == [1.0] * 5
     assert [str(loss) for loss in predictions.losses.tolist()] == ["0.0"] * 5

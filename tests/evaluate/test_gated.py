@@ -38,7 +38,7 @@ def test_a_model_passes_or_does_not_and_the_step_succeeds(parts: Parts, least: f
 def test_without_a_gate_every_model_passes(parts: Parts) -> None:
     result = evaluate(**parts.arguments(params=params_of(publish_uri="models")))
 
-    assert (result.passed, result.publish, result.findings.gate) == (True, True, None)
+    assert (result.findings.passed, result.publish, result.findings.gate) == (True, True, None)
     assert open_evaluation(parts.evaluation).manifest.gate is None
     assert result.event(1.0).gate is None
 

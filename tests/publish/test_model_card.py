@@ -16,10 +16,9 @@ from components.publish.model_card import escaped, model_card
 from components.publish.publish import publish
 from components.shared.artifacts.evaluation import open_evaluation
 from components.shared.artifacts.model import open_model
-from components.shared.decoding.images import read_image
+from components.shared.decoding.images import decode_image
 from components.shared.inference.classifier import OnnxClassifier
-from tests.evaluate.conftest import Parts, params_of, write_dataset
-from tests.publish.conftest import whole_parts, write_whole_model
+from tests.evaluate.conftest import Parts, params_of, parts_in, write_dataset, write_model
 
 
 def card_of(parts: Parts) -> str:
@@ -27,7 +26,7 @@ def card_of(parts: Parts) -> str:
 
 
 def test_it_says_what_the_model_is_and_how_well_it_does(tmp_path: Path) -> None:
-    parts = whole_parts(tmp_path)
+    parts = parts_in(tmp_path)
     evaluate(**parts.arguments(params=params_of(gate={"accuracy": {"min": 0.0}})))
     card = card_of(parts)
 
@@ -53,19 +52,19 @@ def test_it_says_what_the_model_is_and_how_well_it_does(tmp_path: Path) -> None:
 
 
 def test_whoever_ran_it_is_not_in_it(tmp_path: Path) -> None:
-    parts = whole_parts(tmp_path)
+    parts = parts_in(tmp_path)
     params = params_of(KAFKA_HOST="broker-7", KAFKA_TOPIC="topic-7", GOOGLE_APPLICATION_CREDENTIALS="/key-7.json")
-    write_whole_model(Parts(parts.model, parts.dataset, parts.evaluation, params))
+    write_model(parts.model, params, dataset=parts.dataset)
     evaluate(**parts.arguments())
     assert re.findall(r"[\w-]+-7", card_of(parts)) == []
 
 
 def test_names_from_data_are_only_ever_text(tmp_path: Path) -> None:
     classes = ["a|b", "[x](https://example.com) www.example.com", "<img src=x>", "`code` **bold** a_b_c"]
-    parts = whole_parts(tmp_path)
+    parts = parts_in(tmp_path)
     write_dataset(parts.dataset, classes=classes)
     params = params_of(n_classes=4)
-    write_whole_model(Parts(parts.model, parts.dataset, parts.evaluation, params), classes=classes)
+    write_model(parts.model, params, dataset=parts.dataset, classes=classes)
     evaluate(**parts.arguments(params=params))
     card = card_of(parts)
 
@@ -91,7 +90,7 @@ def test_its_code_gives_the_prediction_of_predict(ready: Parts, tmp_path: Path) 
     )
 
     classifier = OnnxClassifier.from_file(version / "model.onnx", "cpu")
-    (probabilities,) = classifier(read_image(image, classifier.image_shape)[None])
+    (probabilities,) = classifier(decode_image(image, classifier.image_shape).pixels[None])
     name, probability = done.stdout.split()
     assert name == classifier.classes[int(probabilities.argmax())]
     assert abs(float(probability) - probabilities.max()) < 1e-6

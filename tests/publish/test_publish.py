@@ -23,8 +23,7 @@ from components.shared.artifacts.model import open_model
 from components.shared.errors import ArtifactError, InputError, ParamsError
 from components.shared.events.data import Succeeded
 from components.shared.files import sha256_of
-from tests.evaluate.conftest import Parts, params_of
-from tests.publish.conftest import whole_parts, write_whole_model
+from tests.evaluate.conftest import Parts, params_of, parts_in, write_model
 
 
 def published(parts: Parts, root: Path, **changes: Any) -> PublishResult:
@@ -78,7 +77,7 @@ def test_the_same_again_changes_nothing(ready: Parts, root: Path) -> None:
 
 
 def test_another_evaluation_is_another_version(tmp_path: Path, root: Path) -> None:
-    parts = whole_parts(tmp_path)
+    parts = parts_in(tmp_path)
     evaluate(**parts.arguments())
     first = published(parts, root)
     evaluate(**parts.arguments(params=params_of(gate={"accuracy": {"min": 0.0}})))
@@ -151,10 +150,10 @@ def test_a_publisher_killed_in_the_middle_leaves_no_version(ready: Parts, root: 
 
 
 def test_a_model_that_is_not_the_one_evaluated_is_refused(tmp_path: Path, root: Path) -> None:
-    parts = whole_parts(tmp_path)
+    parts = parts_in(tmp_path)
     evaluate(**parts.arguments())
     shutil.rmtree(parts.model)
-    write_whole_model(parts, seed=2)
+    write_model(parts.model, parts.params, dataset=parts.dataset, seed=2)
 
     with pytest.raises(ArtifactError, match=r"is not the model that was evaluated in .* evaluate this one"):
         published(parts, root)
@@ -162,7 +161,7 @@ def test_a_model_that_is_not_the_one_evaluated_is_refused(tmp_path: Path, root: 
 
 
 def test_a_model_that_does_not_pass_is_refused(tmp_path: Path, root: Path) -> None:
-    parts = whole_parts(tmp_path)
+    parts = parts_in(tmp_path)
     gate = {"accuracy": {"min": 1.0}}
     evaluate(**parts.arguments(params=params_of(gate=gate)))
     with pytest.raises(ArtifactError, match=r"does not pass the gate, and is not published: accuracy 0\.\d+"):
@@ -176,7 +175,7 @@ def test_a_model_that_does_not_pass_is_refused(tmp_path: Path, root: Path) -> No
 
 @pytest.mark.parametrize("what", ["model", "evaluation"])
 def test_what_is_damaged_or_incomplete_is_refused(tmp_path: Path, root: Path, what: str) -> None:
-    parts = whole_parts(tmp_path)
+    parts = parts_in(tmp_path)
     evaluate(**parts.arguments())
     file = {"model": parts.model / "model.safetensors", "evaluation": parts.evaluation / "report.html"}[what]
     file.write_bytes(file.read_bytes()[:-1])

@@ -35,7 +35,7 @@ class ThresholdResult(Record):
         """The figure for people: with all its digits where four would hide why it does not pass; a dash for none."""
         if self.got is None:
             return "–"
-        rounded = number(self.got)
+        rounded = _number(self.got)
         hides = not self.passed and float(rounded) in map(float, re.findall(r"-?[0-9.]+", self.wanted))
         return repr(self.got) if hides else rounded
 
@@ -44,7 +44,7 @@ class ThresholdResult(Record):
         if self.got is not None:
             parts.append(self.got_text)
         if self.interval is not None:
-            parts.append("({} to {})".format(*map(number, self.interval)))
+            parts.append("({} to {})".format(*map(_number, self.interval)))
         found = " ".join(parts) + (f", {self.reason}" if self.reason else "")
         return f"{found}; wanted {self.wanted}"
 
@@ -72,6 +72,5 @@ class GateResult(Record):
         return GateOutcome(self.passed, rows, len(self.thresholds) - len(shown))
 
 
-def number(value: float) -> str:
-    """A figure for people."""
+def _number(value: float) -> str:
     return f"{value:.4f}"

@@ -29,8 +29,11 @@ from components.shared.artifacts.artifact import (
     Record,
     open_artifact,
 )
+from components.shared.errors import ArtifactError
 
 ONNX_FILE = "model.onnx"
+# A protobuf message, which the whole file is, can have no more.
+MAX_ONNX_BYTES = 2**31 - 1
 LEARNING_CURVES = "learning-curves.html"
 # Keys of manifests of 0.8 and earlier: last.safetensors, model.pt2 and network.pt2.
 _EARLIER_FILES = ("last_weights", "export", "program")
@@ -178,9 +181,26 @@ def onnx_file(manifest: ModelManifest) -> Iterable[FileRecord]:
     return () if manifest.onnx is None else (manifest.onnx,)
 
 
+def onnx_of(manifest: ModelManifest, where: object) -> FileRecord:
+    """The model.onnx of the model at `where`; ArtifactError: it has none."""
+    if manifest.onnx is None:
+        raise ArtifactError(
+            f"{where}: has no {ONNX_FILE}, being of version 0.8 or earlier; train it again, or start a training "
+            "from it by initial_weights"
+        )
+    return manifest.onnx
+
+
 def starting_weights(manifest: ModelManifest) -> Iterable[FileRecord]:
     """What another training reads to start from."""
     return (manifest.weights,)
+
+
+def model_directory(path: Path) -> Path:
+    """The model directory that a path names: itself, or the one in the directory of a run."""
+    inner = path / MODEL.name
+    is_run = not (path / MODEL.manifest_file).exists() and (inner / MODEL.manifest_file).exists()
+    return inner if is_run else path
 
 
 def open_model(path: Path, chosen: Callable[..., Iterable[FileRecord]] = Manifest.files) -> Model:

@@ -129,17 +129,6 @@ class Decoded:
     height: int
 
 
-def read_image(
-    file: Path,
-    shape: tuple[int, int, int],
-    background: Background = WHITE,
-    memory: DecodingMemory | None = None,
-    notes: list[Note] | None = None,
-) -> Images:
-    """The pixels of :func:`decode_image`."""
-    return decode_image(file, shape, background, memory, notes).pixels
-
-
 def decode_image(
     file: Path,
     shape: tuple[int, int, int],

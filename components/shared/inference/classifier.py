@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from components.shared.artifacts.model import Model
+from components.shared.artifacts.model import Model, onnx_of
 from components.shared.errors import ArtifactError, DeviceError
 from components.shared.inference.guard import INPUT, OUTPUT, CheckedOnnx, check_onnx
 from components.shared.inference.runtime import describe_device, open_session
@@ -58,17 +58,12 @@ class OnnxClassifier:
             ArtifactError: The model has no model.onnx, or one that is damaged or another model's.
             DeviceError: A GPU was asked for by name, and there is none.
         """
-        if model.manifest.onnx is None:
-            raise ArtifactError(
-                f"{model.path}: has no model.onnx, being of version 0.8 or earlier; train it again, or start a "
-                "training from it by initial_weights"
-            )
-        file = model.path / model.manifest.onnx.file
+        file = model.path / onnx_of(model.manifest, model.path).file
         return cls(file, check_onnx(file, model.manifest), device)
 
     @classmethod
     def from_file(cls, file: Path, device: str = "auto") -> Self:
-        """The classifier of a model.onnx without its model.json: classes and image shape as it says itself."""
+        """The classifier of a model.onnx without its model.json: classes and image shape are those of its metadata."""
         return cls(file, check_onnx(file), device)
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

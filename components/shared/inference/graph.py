@@ -29,14 +29,13 @@ from onnx import (
 )
 from onnx.helper import make_tensor_type_proto, tensor_dtype_to_np_dtype
 
+from components.shared.artifacts.model import MAX_ONNX_BYTES
 from components.shared.files import open_regular
 from components.shared.inference.protobuf import Value, fields_of, numbers_of
 from components.shared.text import shortened
 
 OWN_DOMAINS = ("", "ai.onnx")
 
-# A protobuf message, which the whole file is, can have no more.
-MAX_BYTES = 2**31 - 1
 # The largest networks of torchvision have 10,000 nodes of 500 bytes at most, as many shapes, and 1,000 weights.
 _MAX_PARTS = 50_000
 _MAX_PART_BYTES = 2**16
@@ -73,8 +72,8 @@ def read_graph(file: Path) -> Graph:
     """The graph of an ONNX file; ValueError: it is none, or beyond what a classifier's may hold; or OSError."""
     with open_regular(file) as stream:
         size = stream.seek(0, 2)
-        if not 0 < size <= MAX_BYTES:
-            raise ValueError(f"it has {size:,} bytes, and may have 1 to {MAX_BYTES:,}")
+        if not 0 < size <= MAX_ONNX_BYTES:
+            raise ValueError(f"it has {size:,} bytes, and may have 1 to {MAX_ONNX_BYTES:,}")
         return graph_of(memoryview(mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ)))
 
 

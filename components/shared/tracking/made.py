@@ -10,6 +10,7 @@ from typing import Any
 from components.shared.artifacts.artifact import manifest_digest, read_manifest
 from components.shared.artifacts.evaluation import EVALUATION, EvaluationManifest
 from components.shared.artifacts.model import MODEL, ModelManifest
+from components.shared.params.gate import CLASS_METRICS
 from components.shared.tracking.figures import Point, points_at_end, points_of_history
 from components.shared.tracking.model_folder import FOLDER, model_folder
 
@@ -82,7 +83,7 @@ def _evaluation(directory: Path, time_ms: int) -> Made:
     manifest: EvaluationManifest = read_manifest(directory, EVALUATION)
     figures = dict(manifest.metrics)
     for row in manifest.per_class if len(manifest.per_class) <= _MAX_CLASSES else ():
-        figures |= {f"{name}[{row.name}]": getattr(row, name) for name in ("precision", "recall", "f1")}
+        figures |= {f"{name}[{row.name}]": getattr(row, name) for name in CLASS_METRICS}
     return Made(
         points=list(points_at_end(figures, time_ms)),
         tags={

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from components.shared.decoding.images import image_extensions
+from components.shared.decoding.images import decode_image, image_extensions
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -32,6 +32,11 @@ def on_background(shown: Pixels, alpha: Pixels, background: Sequence[int] = (255
     share = alpha[..., None] / 255
     mixed: Pixels = np.rint(shown * share + np.array(background) * (1 - share)).astype(np.uint8)
     return mixed
+
+
+def read_image(file: Path, shape: tuple[int, int, int], *options: Any, **more: Any) -> Pixels:
+    """The pixels of a file; options are those of `decode_image`."""
+    return decode_image(file, shape, *options, **more).pixels
 
 
 def plain(value: int, height: int = 4, width: int = 4) -> Pixels:

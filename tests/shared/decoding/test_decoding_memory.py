@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from components.shared.decoding.batches import decode_batches
-from components.shared.decoding.images import DecodingMemory, UnreadableImageError, read_image
+from components.shared.decoding.images import DecodingMemory, UnreadableImageError
 from components.shared.limits import free_memory
-from tests.shared.decoding.pictures import plain, save
+from tests.shared.decoding.pictures import plain, read_image, save
 
 MB = 1_000_000
 

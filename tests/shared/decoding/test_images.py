@@ -19,10 +19,20 @@ from components.shared.decoding.images import (
     DecodingMemory,
     UnreadableImageError,
     image_extensions,
-    read_image,
 )
 from components.shared.errors import DataError
-from tests.shared.decoding.pictures import LUMA, Pixels, as_rgb, encoded, on_background, plain, png, random_pixels, save
+from tests.shared.decoding.pictures import (
+    LUMA,
+    Pixels,
+    as_rgb,
+    encoded,
+    on_background,
+    plain,
+    png,
+    random_pixels,
+    read_image,
+    save,
+)
 from tests.shared.decoding.tiffs import COLOR as SMOOTH
 from tests.shared.decoding.tiffs import GREY as RAMP
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from components.shared.decoding.images import DecodingMemory, UnreadableImageError, read_image
+from components.shared.decoding.images import DecodingMemory, UnreadableImageError
 from components.shared.decoding.pixels import Note
-from tests.shared.decoding.pictures import LUMA, Pixels, save
+from tests.shared.decoding.pictures import LUMA, Pixels, read_image, save
 from tests.shared.decoding.tiffs import COLOR, GREY, Tiff, tiffs
 
 MEMORY = DecodingMemory(2**34, 2**34)

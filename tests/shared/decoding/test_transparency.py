@@ -11,9 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.shared.decoding.images import UnreadableImageError, read_image
+from components.shared.decoding.images import UnreadableImageError
 from components.shared.decoding.pixels import Note
-from tests.shared.decoding.pictures import LUMA, Pixels, as_rgb, encoded, on_background, png, random_pixels, save
+from tests.shared.decoding.pictures import (
+    LUMA,
+    Pixels,
+    as_rgb,
+    encoded,
+    on_background,
+    png,
+    random_pixels,
+    read_image,
+    save,
+)
 
 HEIGHT, WIDTH = 6, 8
 COLOR = random_pixels(HEIGHT, WIDTH, 3)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.shared.inference.graph import MAX_BYTES
+from components.shared.artifacts.model import MAX_ONNX_BYTES
 from tests.onnx_models import onnx_model
 from tests.shared.inference.strange_files import FILES, OUTSIDE
 
@@ -38,7 +38,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         content = make()
         (folder / f"{name}.onnx").write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
     with (folder / "beyond_what_protobuf_holds.onnx").open("wb") as file:
-        file.truncate(MAX_BYTES + 1)
+        file.truncate(MAX_ONNX_BYTES + 1)
     return check_in_a_process(folder, len(FILES))
 
 
