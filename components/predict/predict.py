@@ -29,6 +29,7 @@ TOP_K = 3
 _BATCH_BYTES = 16 << 20
 # Batches that wait for the network, or are in it, while others are decoded.
 _AHEAD = 2
+_NOT_FINITE = "the network gives values for it that are not finite; train it again, with a smaller learning rate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ class Prediction:
 
     Attributes:
         file: The file's name as one printable line.
-        classes: Names and probabilities of the most probable classes, in that order; empty if it could not be read.
-        error: Why it could not be read; empty if it could.
+        classes: Names and probabilities of the most probable classes, in that order; empty if there are none.
+        error: Why there are none: it could not be read, or the network's values for it are not finite; else empty.
     """
 
     file: str
@@ -127,10 +128,13 @@ class Predictor:
             tuple((classes[label], float(str(row[label]))) for label in labels)
             for row, labels in zip(probabilities, order.tolist(), strict=True)
         )
-        return [
-            Prediction(name, error=reason) if reason else Prediction(name, next(chosen))
-            for name, reason in zip(names, reasons, strict=True)
-        ]
+        found = iter(zip(chosen, np.isfinite(probabilities).all(axis=1).tolist(), strict=True))
+        predictions = []
+        for name, reason in zip(names, reasons, strict=True):
+            row, is_finite = next(found) if not reason else ((), True)
+            error = reason if is_finite else _NOT_FINITE
+            predictions.append(Prediction(name, error=error) if error else Prediction(name, row))
+        return predictions
 
 
 def predict(
@@ -143,7 +147,7 @@ def predict(
 ) -> Iterator[Prediction]:
     """Predict the classes of image files, decoded, brought upright and resized as in training.
 
-    The model is opened at once, files as predictions are asked for. One that cannot be read gets a prediction with
+    The model is opened at once, files as predictions are asked for. One without a result gets a prediction with
     the reason.
 
     Args:

@@ -72,7 +72,7 @@ class Rows:
             lines.append(f"{'file':{self._file_width}}  {'class':{width}}  probability")
         for prediction in predictions:
             classes = (f"{name:{width}}  {100 * probability:9.2f} %" for name, probability in prediction.classes)
-            what = f"not read: {prediction.error}" if prediction.error else "    ".join(classes)
+            what = f"no prediction: {prediction.error}" if prediction.error else "    ".join(classes)
             lines.append(f"{prediction.file:{self._file_width}}  {what}")
         return "".join(f"{line}\n" for line in lines)
 

@@ -12,19 +12,23 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, ParamsError, Problem, ShutterlineError
 from components.shared.params.params import Params
 from components.shared.params.types import LayerSpec
+from components.shared.text import shortened
 
 # Below the training that it runs beside.
 _NICENESS = 10
 _POLL_S = 0.1
+# What it prints may stay open beyond its end, by a process that an operator has started.
+_COMPLAINT_S = 1.0
 # Graphs by what they are of: a process that trains one network again, as a search does, exports it once.
 _exported: dict[str, bytes] = {}
 _MOST_KEPT = 16
@@ -53,7 +57,7 @@ class GraphExport:
                 [sys.executable, "-m", __name__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 env=environment | added,
                 start_new_session=True,  # a Ctrl-C is the training's, which may have a checkpoint to write
             )
@@ -80,7 +84,7 @@ class GraphExport:
 
         Raises:
             ParamsError: The network cannot be expressed in ONNX.
-            ShutterlineError: The process that exports was killed.
+            ShutterlineError: The process that exports was killed, or failed.
         """
         while True:
             with suppress(TimeoutError):
@@ -90,24 +94,34 @@ class GraphExport:
     def _receive(self, process: subprocess.Popen[bytes]) -> None:
         """Hand over the request and get the graph; the process's input stays open for as long as this one lives."""
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - as they were asked for
+        complaint: deque[bytes] = deque(maxlen=1)
+        complaining = threading.Thread(target=_keep_last_line, args=(process.stderr, complaint), daemon=True)
+        complaining.start()
         with process.stdin, process.stdout:
             with suppress(OSError):  # it has ended already
                 process.stdin.write(self._request.encode() + b"\n")
                 process.stdin.flush()
             content, code = process.stdout.read(), process.wait()
+        complaining.join(_COMPLAINT_S)
         if code == EXIT_OK:
             if all(layer["class"].startswith("torch") for layer in self._net_arch):  # an operator's own may change
                 _exported[self._request] = content
             for earlier in list(_exported)[:-_MOST_KEPT]:
                 del _exported[earlier]
             self._graph.set_result(content)
-        elif code == EXIT_BAD_INPUT:
+        elif code == EXIT_BAD_INPUT and content:
             self._graph.set_exception(ParamsError([Problem(**problem) for problem in json.loads(content)]))
         else:
             how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-            self._graph.set_exception(
-                ShutterlineError(f"the process that exports the network to ONNX ended {how}; is memory short?")
-            )
+            last_line = b"".join(complaint).decode(errors="replace").strip() if code != -signal.SIGKILL else ""
+            why = f": {shortened(last_line, 300)}" if last_line else "; is memory short?"
+            self._graph.set_exception(ShutterlineError(f"the process that exports the network to ONNX ended {how}{why}"))
+
+
+def _keep_last_line(stream: IO[bytes], last: deque[bytes]) -> None:
+    """Of what a process prints, which may be a traceback, as it must not wait for a reader."""
+    with stream:
+        last.extend(filter(bytes.strip, stream))
 
 
 def main() -> int:

@@ -102,7 +102,7 @@ def test_a_table(run: Run, model: Path, photos: Path, capsys: Captured) -> None:
 
     header, *lines = capsys.readouterr().out.splitlines()
     assert header.split() == ["file", "class", "probability"]
-    assert lines[0].split("  ")[-1] == "not read: is not an image in a known format"
+    assert lines[0].split("  ")[-1] == "no prediction: is not an image in a known format"
     for line, each in zip(lines[1:], list(predict(model, photos, top_k=2))[1:], strict=True):
         shown = [text for name, share in each.classes for text in (name, f"{100 * share:.2f}", "%")]
         assert line.split() == [each.file, *shown]

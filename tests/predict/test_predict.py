@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import tifffile
 from PIL import Image
@@ -165,6 +166,24 @@ def test_transparent_parts_are_on_the_background_that_the_model_was_trained_on(
     check(found["grey"], by_hand(_as_palette((77, 77, 77))))
     check(found["none"], by_hand(_as_palette()))
     check(alone, by_hand(_as_palette()))
+
+
+def test_an_image_for_which_the_network_gives_no_numbers_is_named(tmp_path: Path) -> None:
+    network = onnx_model(CLASSES, (*SIDES, 3))
+    network.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.array(3e38, np.float32), "scale"))
+    content = network.SerializeToString()
+    model = write_onnx_directory(tmp_path / "model", content, classes=CLASSES, shape=(*SIDES, 3)).path
+    save(tmp_path / "photos" / "black.png", np.zeros((*SIDES, 3), np.uint8))
+    save(tmp_path / "photos" / "white.png", np.full((*SIDES, 3), 255, np.uint8))
+
+    black, white = predict(model, tmp_path / "photos")
+    (alone,) = predict(model, tmp_path / "photos" / "black.png")
+
+    assert (black.error, black.classes) == ("", alone.classes)
+    assert white.classes == ()
+    assert white.error == (
+        "the network gives values for it that are not finite; train it again, with a smaller learning rate"
+    )
 
 
 def test_a_model_may_be_its_directory_a_runs_or_its_file(tmp_path: Path, model: Path) -> None:

@@ -84,6 +84,26 @@ def test_a_process_that_is_killed_is_an_error() -> None:
         assert not isinstance(error.value, ParamsError)
 
 
+def test_a_process_that_fails_is_an_error_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libtorch.so is not there')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    reason = "to ONNX ended with exit code 1: ImportError: libtorch.so is not there$"
+    with GraphExport(small(net_arch=RANDOM)) as graph, pytest.raises(ShutterlineError, match=reason):
+        graph.wait()
+
+
+def test_a_process_that_ends_as_if_refused_but_gives_no_reason_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch.py").write_text("raise SystemExit(2)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with (
+        GraphExport(small(net_arch=RANDOM)) as graph,
+        pytest.raises(ShutterlineError, match="to ONNX ended with exit code 2; is memory short"),
+    ):
+        graph.wait()
+
+
 def test_waiting_can_be_ended() -> None:
     def poll() -> None:
         raise Terminated
