@@ -115,7 +115,8 @@ class GraphExport:
             how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
             last_line = b"".join(complaint).decode(errors="replace").strip() if code != -signal.SIGKILL else ""
             why = f": {shortened(last_line, 300)}" if last_line else "; is memory short?"
-            self._graph.set_exception(ShutterlineError(f"the process that exports the network to ONNX ended {how}{why}"))
+            message = f"the process that exports the network to ONNX ended {how}{why}"
+            self._graph.set_exception(ShutterlineError(message))
 
 
 def _keep_last_line(stream: IO[bytes], last: deque[bytes]) -> None:

@@ -67,7 +67,7 @@ def _points(values: Mapping[str, float | None], time_ms: int, step: int) -> Iter
     for name, value in values.items():
         if value is None:
             continue
-        key = name = _NOT_IN_A_KEY.sub("_", _OF_A_CLASS.sub(r"\1/\2", name))[: _LONGEST_KEY - 4]
+        key = name = _key(_OF_A_CLASS.sub(r"\1/\2", name)[: _LONGEST_KEY - 8])
         number = 1
         while key in taken:  # of classes whose names differ in such characters alone
             key, number = f"{name}_{number + 1}", number + 1
@@ -76,11 +76,17 @@ def _points(values: Mapping[str, float | None], time_ms: int, step: int) -> Iter
         yield Point(key, value if math.isfinite(value) else math.nan, time_ms, step)
 
 
+def _key(name: str) -> str:
+    """A name as MLflow takes it: with none of the parts that would make another path of it."""
+    parts = _NOT_IN_A_KEY.sub("_", name).split("/")
+    return "/".join(part if part not in ("", ".", "..") else "_" * max(1, len(part)) for part in parts)
+
+
 def short_params(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """The params that fit MLflow's table: mappings by dotted names, other values as JSON; long ones are left out."""
     found: dict[str, str] = {}
     for name, value in params.items():
-        key = _NOT_IN_A_KEY.sub("_", f"{prefix}{name}")
+        key = _key(f"{prefix}{name}")
         if isinstance(value, Mapping) and value:
             found |= short_params(value, f"{key}.")
         else:

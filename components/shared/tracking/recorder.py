@@ -109,8 +109,8 @@ class Recorder:
             if not self._is_given_up and (self._step != "exit" or trouble is not None):
                 self._log.warning(_NOT_RECORDED, handover.place, why)
         elif left:
-            message = "MLflow run %s at %s lacks %s: %s"
-            self._log.warning(message, handover.tracked.id, handover.place, "; ".join(left), why)
+            lacks = "; ".join(left) + (f": {why}" if len(left) > len(handover.refusals) else "")  # which have a reason
+            self._log.warning("MLflow run %s at %s lacks %s", handover.tracked.id, handover.place, lacks)
 
     def _wait(self, event: threading.Event, seconds: float) -> None:
         """Wait by turns, as a signal that comes just before a wait is noticed after it; Ctrl-C ends all waiting."""
