@@ -15,7 +15,7 @@ from components.shared.events.data import Progress
 # nobody reads more in a table: longer ones are in params.json alone.
 _LONGEST_PARAM = 500
 _LONGEST_KEY = 250
-_NOT_IN_A_KEY = re.compile(r"[^\w\-. :/]", re.ASCII)
+_NOT_IN_A_KEY = re.compile(r"[^\w\-. :]", re.ASCII)
 _OF_A_CLASS = re.compile(r"(\w+)\[(.*)\]", re.DOTALL)
 
 
@@ -67,7 +67,8 @@ def _points(values: Mapping[str, float | None], time_ms: int, step: int) -> Iter
     for name, value in values.items():
         if value is None:
             continue
-        key = name = _key(_OF_A_CLASS.sub(r"\1/\2", name)[: _LONGEST_KEY - 8])
+        found = _OF_A_CLASS.fullmatch(name)
+        key = name = (f"{found[1]}/{_key(found[2])}" if found else _key(name, but="/"))[: _LONGEST_KEY - 4]
         number = 1
         while key in taken:  # of classes whose names differ in such characters alone
             key, number = f"{name}_{number + 1}", number + 1
@@ -76,10 +77,10 @@ def _points(values: Mapping[str, float | None], time_ms: int, step: int) -> Iter
         yield Point(key, value if math.isfinite(value) else math.nan, time_ms, step)
 
 
-def _key(name: str) -> str:
-    """A name as MLflow takes it: with none of the parts that would make another path of it."""
-    parts = _NOT_IN_A_KEY.sub("_", name).split("/")
-    return "/".join(part if part not in ("", ".", "..") else "_" * max(1, len(part)) for part in parts)
+def _key(name: str, but: str = "") -> str:
+    """A name as MLflow takes it: as a path it must be one name, or with `but` several."""
+    key = _NOT_IN_A_KEY.sub(lambda found: found[0] if found[0] == but else "_", name)
+    return key if key.strip(".") else "_" * len(key)
 
 
 def short_params(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

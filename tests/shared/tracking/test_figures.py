@@ -49,6 +49,14 @@ def test_names_are_ones_that_mlflow_takes_and_no_two_become_one() -> None:
     assert len(points[4].name) <= 250
 
 
+def test_a_class_is_no_folder_of_a_name() -> None:
+    """MLflow refuses a whole batch for one name that is another as a path."""
+    classes = [".", "..", "a//b", "lo/", "a]b]", ".x"]
+    found = [point.name for point in points_at_end({f"recall[{name}]": 0.5 for name in classes}, 7)]
+    assert found == ["recall/_", "recall/__", "recall/a__b", "recall/lo_", "recall/a_b_", "recall/.x"]
+    assert list(short_params({"gate": {"recall[a//b]": {"min": 0.5}}})) == ["gate.recall_a__b_.min"]
+
+
 def test_what_was_not_measured_is_left_out_and_infinity_is_no_number() -> None:
     (point,) = points_at_end({"a": None, "b": math.inf}, 7, 3)
     assert (point.name, point.step, math.isnan(point.value)) == ("b", 3, True)
