@@ -128,7 +128,7 @@ class Predictor:
             tuple((classes[label], float(str(row[label]))) for label in labels)
             for row, labels in zip(probabilities, order.tolist(), strict=True)
         )
-        are_finite: list[bool] = np.isfinite(probabilities).all(axis=1).tolist()
+        are_finite = np.isfinite(probabilities.sum(axis=1)).tolist()
         found = iter(zip(chosen, are_finite, strict=True))
         predictions = []
         for name, reason in zip(names, reasons, strict=True):

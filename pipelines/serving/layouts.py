@@ -19,6 +19,7 @@ import yaml
 from components.shared.artifacts.model import ONNX_FILE, ModelManifest
 from components.shared.errors import InputError
 from components.shared.strict_yaml import Dumper
+from components.shared.text import shortened
 from components.shared.version import __version__
 
 LayoutName = Literal["triton", "kserve"]
@@ -93,7 +94,7 @@ def repository(
         InputError: The name is none that the server allows, or KServe is not told where the repository is.
     """
     if layout == "triton" and _TRITON_NAME.fullmatch(name) is None:
-        raise InputError(f"--name {name}: must be up to 100 letters, digits, '.', '_' or '-', the first no sign")
+        raise InputError(f"--name {shortened(name)}: must be up to 100 letters, digits, '.', '_' or '-', the first no sign")
     config = _CONFIG.format(
         mark=MARK,
         version=__version__,
@@ -114,7 +115,7 @@ def repository(
 def _service(name: str, storage_uri: str | None) -> dict[str, Any]:
     if _KSERVE_NAME.fullmatch(name) is None:
         raise InputError(
-            f"--name {name}: for KServe must be up to 47 small letters, digits or '-', beginning with a letter and not "
+            f"--name {shortened(name)}: for KServe must be up to 47 small letters, digits or '-', beginning with a letter and not "
             "ending with '-'"
         )
     if storage_uri is None:
