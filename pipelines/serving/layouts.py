@@ -94,7 +94,8 @@ def repository(
         InputError: The name is none that the server allows, or KServe is not told where the repository is.
     """
     if layout == "triton" and _TRITON_NAME.fullmatch(name) is None:
-        raise InputError(f"--name {shortened(name)}: must be up to 100 letters, digits, '.', '_' or '-', the first no sign")
+        wanted = "must be up to 100 letters, digits, '.', '_' or '-', the first no sign"
+        raise InputError(f"--name {shortened(name)}: {wanted}")
     config = _CONFIG.format(
         mark=MARK,
         version=__version__,
@@ -115,8 +116,8 @@ def repository(
 def _service(name: str, storage_uri: str | None) -> dict[str, Any]:
     if _KSERVE_NAME.fullmatch(name) is None:
         raise InputError(
-            f"--name {shortened(name)}: for KServe must be up to 47 small letters, digits or '-', beginning with a letter and not "
-            "ending with '-'"
+            f"--name {shortened(name)}: for KServe must be up to 47 small letters, digits or '-', beginning with a "
+            "letter and not ending with '-'"
         )
     if storage_uri is None:
         raise InputError(

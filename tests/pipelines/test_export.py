@@ -269,6 +269,7 @@ def test_from_a_bucket_into_a_bucket(
         (["--layout", "kserve", "--storage-uri", "https://me:key@host/x"], "with no login"),
         (["--layout", "kserve", "--storage-uri", "gs://b/x", "--name", "Pets"], "for KServe must be up to 47 small"),
         (["--layout", "triton", "--name", "../pets"], "--name ../pets: must be up to 100 letters"),
+        (["--layout", "triton", "--name", "pe\nts"], "--name pe\\nts: must be up to 100 letters"),
     ],
 )
 def test_what_the_servers_do_not_take_is_refused(
