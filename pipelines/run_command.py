@@ -122,6 +122,7 @@ def run(
         for warning in checked.warnings:
             print_message(f"warning: {warning}")
         require_inputs(checked.params, source)
+        _check_destination(checked.params, out)
         require_destination(checked.params, location)
         if require_gate and checked.params.gate is None:
             raise InputError("--require-gate: the params have no gate; add one, such as --set gate.accuracy.min=0.97")
@@ -182,6 +183,18 @@ def _check_paths(out: Path, data: AnyPath) -> None:
             raise InputError(
                 f"--data {data}: is in {out / name}, which the run writes; name another directory by --out"
             )
+
+
+def _check_destination(params: Params, out: Path | None) -> None:
+    """Refuse to publish where the run itself writes, and a later run in its directory removes."""
+    from pipelines.targets.run_directory import DIRECTORIES, LINKS
+
+    where = parse_location(params.publish_uri) if params.publish_uri else None
+    if out is None or not isinstance(where, Path):
+        return
+    for name in (*LINKS, *DIRECTORIES):
+        if lies_within(where, out / name):
+            raise InputError(f"publish_uri {where}: is in {out / name}, which the run writes; name another directory")
 
 
 def _new_directory() -> Path:

@@ -20,6 +20,8 @@ from components.predict.predict import TOP_K, Predictor, check_top_k
 from components.predict.progress import PredictionProgress
 from components.predict.rows import Format, Rows
 from components.shared.artifacts.model import MODEL, onnx_file
+from components.shared.decoding.file_names import ending_of
+from components.shared.decoding.images import image_extensions
 from components.shared.decoding.pixels import WHITE, note_lines
 from components.shared.errors import DataError, InputError, ShutterlineError
 from components.shared.events.data import Emit, Succeeded, ignore_events
@@ -104,6 +106,8 @@ def predict_staged(
         InputError, StorageRefusedError, StorageUnavailableError: As there; or `output` cannot be written.
     """
     check_top_k(top_k)
+    if output is not None and ending_of(output.name) in image_extensions():  # such as *.png after --output
+        raise InputError(f"{output}: is named as an image is; name a file for the predictions, such as .csv or .jsonl")
     places, is_shown = list(images), output is None and sys.stdout.isatty()
     with Staging(_log, emit, params) as staging, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow warns of is read, or has a reason not to be

@@ -130,6 +130,8 @@ def test_a_gate_is_needed_to_be_required_and_places_are_looked_at_before_anythin
     Path("file").write_text("")
     assert "publish_uri file: cannot be written by user" in refused(*run, "--set", "publish_uri=file")
     assert "is in the data" in refused(*run, "--set", f"publish_uri={DIGITS}/published")
+    for place in ("out/model", "out/kfp/published", "./out/../out/evaluation"):
+        assert "which the run writes; name another directory" in refused(*run, "--set", f"publish_uri={place}")
     assert not Path("out").exists()
 
 

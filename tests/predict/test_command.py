@@ -123,10 +123,12 @@ def test_a_file_is_whole_or_as_it_was(run: Run, model: Path, photos: Path, tmp_p
     for place, message in (
         (tmp_path, "is not a file; name one for the predictions"),
         (Path("/dev/null"), "is not a file; name one for the predictions"),
+        (photos / "broken.jpg", "is named as an image is; name a file for the predictions"),
         (tmp_path / "none" / "out.csv", "cannot be written: No such file or directory"),
     ):
         assert run(model, photos, "--output", str(place)) == 2
         assert f"{place}: {message}" in capsys.readouterr().err
+    assert (photos / "broken.jpg").read_bytes() == b"x"
 
 
 @both
