@@ -226,14 +226,14 @@ def _result_table(document: dict[str, Any], out: Path) -> list[str]:
     width = max(len(name) for name, _ in rows)
     rule = "-" * (width + 10)
     files = {"model": "model", "result": "result.json", "curves": "learning-curves.html", "report": "report.html"}
-    places = {name: str(out / file) for name, file in files.items()}
-    places |= {"published": document["published"]} if document["published"] else {}
+    paths = {name: str(out / file) for name, file in files.items()}
+    paths |= {"published": document["published"]} if document["published"] else {}
     return [
         rule,
         *(f"{name:<{width}}  {value:>8}" for name, value in rows),
         rule,
         *_gate_lines(document["gate"]),
-        *(f"{name:<{max(8, *map(len, places))}} {place}" for name, place in places.items()),
+        *(f"{name:<{max(8, *map(len, paths))}} {made}" for name, made in paths.items()),
     ]
 
 

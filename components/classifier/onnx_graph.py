@@ -107,7 +107,7 @@ def _exported(module: nn.Module, example: Tensor, name: str) -> ModelProto:
 def _located(
     net_arch: Sequence[LayerSpec], network: Network, image_shape: tuple[int, int, int], error: Exception
 ) -> Problem:
-    """What a user is told: the first layer that alone cannot be exported, and why."""
+    """The first layer that alone cannot be exported, and why."""
     height, width, channels = image_shape
     values = torch.rand(max(_BATCHES), channels, height, width)
     for index, (spec, layer) in enumerate(zip(net_arch, network.features, strict=True)):
@@ -129,7 +129,7 @@ def _message(what: str, error: BaseException) -> str:
 
 
 def _strip(graph: GraphProto) -> None:
-    """Take out where in the source each operator was: it tells paths and user names, and changes with the folder."""
+    """Take out where in the source each operator was: it has paths and user names, and changes with the folder."""
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del part.metadata_props[:]
         part.doc_string = ""

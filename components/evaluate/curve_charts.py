@@ -67,7 +67,7 @@ def _lines(findings: Findings, curves: Curves) -> list[Series]:
     has_one = np.flatnonzero(np.isfinite(curves.areas))
     if len(has_one) > 2:  # of two classes the curves are one another's mirror
         worst = has_one[np.argsort(curves.areas[has_one], kind="stable")][:_WORST_CLASSES].tolist()
-        for place, index in enumerate(worst, start=1):
+        for rank, index in enumerate(worst, start=1):
             name = f"{named(findings.classes[index], 24)} {curves.areas[index]:.4f}"
-            lines.append(Series(name, f"worst-{place}", points(curves.classes[index]), False))
+            lines.append(Series(name, f"worst-{rank}", points(curves.classes[index]), False))
     return [Series(f"mean of classes {curves.area:.4f}", "macro", points(curves.macro), False), *lines]

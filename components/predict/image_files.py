@@ -39,18 +39,18 @@ class ImageFile(NamedTuple):
 
 
 class ImageFiles:
-    """The image files below some places, found while they are read; use as a context manager.
+    """The image files at some locations, found while they are read; use as a context manager.
 
     Args:
-        places: Files, folders and locations in buckets; ``-``: as many as standard input has lines.
+        locations: Files, folders and locations in buckets; ``-``: as many as standard input has lines.
         follow_links: Whether links may lead out of a folder that is named.
 
     Attributes:
         left_out: How many files were found that are no images, by ending or reason.
     """
 
-    def __init__(self, places: Iterable[AnyPath], *, follow_links: bool = False) -> None:
-        self._places = places
+    def __init__(self, locations: Iterable[AnyPath], *, follow_links: bool = False) -> None:
+        self._locations = locations
         self._follow_links = follow_links
         self._stack = ExitStack()
         self._buckets: dict[Location, FetchAhead] = {}
@@ -65,23 +65,25 @@ class ImageFiles:
         self._stack.__exit__(kind, error, trace)
 
     def __iter__(self) -> Iterator[ImageFile]:
-        for place in self._places:
-            if place == STANDARD_INPUT:
+        for location in self._locations:
+            if location == STANDARD_INPUT:
                 lines = (line.rstrip("\r\n") for line in sys.stdin)
                 for each in (parse_location(line) for line in lines if line):
                     yield from self._at(each)
             else:
-                yield from self._at(place)
+                yield from self._at(location)
 
-    def _at(self, place: AnyPath) -> Iterator[ImageFile]:
-        if isinstance(place, Location):
-            yield from self._in_bucket(place)
-        elif place.is_dir():
-            yield from self._below(str(place))
-        elif place.is_file():  # whatever its name is
-            yield _file(str(place))
+    def _at(self, location: AnyPath) -> Iterator[ImageFile]:
+        if isinstance(location, Location):
+            yield from self._in_bucket(location)
+        elif location.is_dir():
+            yield from self._below(str(location))
+        elif location.is_file():  # whatever its name is
+            yield _file(str(location))
         else:
-            yield _refused(str(place), "is not a file" if os.path.lexists(place) else "there is no such file or folder")
+            yield _refused(
+                str(location), "is not a file" if os.path.lexists(location) else "there is no such file or folder"
+            )
 
     def _below(self, folder: str) -> Iterator[ImageFile]:
         root = os.path.realpath(folder)

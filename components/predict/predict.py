@@ -169,10 +169,10 @@ def predict(
     check_top_k(top_k)
     predictor = Predictor.open(Path(model), device)
     given = [images] if isinstance(images, Path | str | Location) else images
-    places = (parse_location(place) if isinstance(place, str) else place for place in given)
+    locations = (parse_location(location) if isinstance(location, str) else location for location in given)
 
     def predictions() -> Iterator[Prediction]:
-        files = ImageFiles(places, follow_links=follow_links)
+        files = ImageFiles(locations, follow_links=follow_links)
         batches = predictor.batches(files, top_k)
         with closing(batches), files:  # given up, what is being fetched is so first, as threads wait for it
             for batch in batches:

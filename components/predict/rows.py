@@ -32,7 +32,7 @@ class Rows:
     Args:
         form: The format.
         write: Gets the text.
-        classes: All that the model knows.
+        classes: All classes of the model.
         top_k: How many of them a prediction has at most.
     """
 

@@ -108,13 +108,13 @@ def predict_staged(
     check_top_k(top_k)
     if output is not None and ending_of(output.name) in image_extensions():  # such as *.png after --output
         raise InputError(f"{output}: is named as an image is; name a file for the predictions, such as .csv or .jsonl")
-    places, is_shown = list(images), output is None and sys.stdout.isatty()
+    locations, is_shown = list(images), output is None and sys.stdout.isatty()
     with Staging(_log, emit, params) as staging, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow warns of is read, or has a reason not to be
         predictor = Predictor.open(_local_model(staging, model), device or (params.device if params else "auto"))
         classifier, unread, first = predictor.classifier, 0, ""
-        files = ImageFiles(places, follow_links=follow_links)
-        found, total = _listed_first(files, places)
+        files = ImageFiles(locations, follow_links=follow_links)
+        found, total = _listed_first(files, locations)
         batches = predictor.batches(found, top_k)
         # Given up, what is being fetched is so first, as threads wait for it.
         with _written(output) as write, closing(batches), files:
@@ -130,7 +130,7 @@ def predict_staged(
                 rate = progress.images_per_second
             left_out = ", ".join(f"{count} {what}" for what, count in files.left_out.most_common())
             if unread == progress.done:
-                where = shown(", ".join(map(str, places)))
+                where = shown(", ".join(map(str, locations)))
                 others = f"; not images: {left_out}" if left_out else ""
                 what = f"none of {unread} files can be read; the first is {first}" if unread else "no image is there"
                 raise DataError(f"{where}: {what}{others}")
@@ -165,10 +165,10 @@ def _form_of(output: AnyPath | None, *, is_shown: bool) -> Format:
     return "table" if is_shown else "csv"
 
 
-def _listed_first(files: ImageFiles, places: list[AnyPath]) -> tuple[Iterator[ImageFile], int | None]:
+def _listed_first(files: ImageFiles, locations: list[AnyPath]) -> tuple[Iterator[ImageFile], int | None]:
     """The files, and how many they are, where they are on this machine and few enough to be listed before."""
     rest = iter(files)
-    if any(isinstance(place, Location) or place == STANDARD_INPUT for place in places):
+    if any(isinstance(location, Location) or location == STANDARD_INPUT for location in locations):
         return rest, None
     listed = list(itertools.islice(rest, _LISTED_FIRST))
     return itertools.chain(listed, rest), len(listed) if len(listed) < _LISTED_FIRST else None

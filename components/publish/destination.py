@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from uuid import uuid4
 
 from components.shared.errors import InputError, StorageRefusedError
-from components.shared.files import fsync_directory, is_full, naming, sha256_of, unwritable
+from components.shared.files import is_full, naming, new_folder, sha256_of, unwritable
 from components.shared.locks import HeldError, locked, remove_held
 from components.shared.logs import step_logger
 from components.shared.storage.location import AnyPath, Location
@@ -34,7 +33,7 @@ def publish_version(
         version: Its name there.
         files: By relative name.
         last: The name without which the version does not count as whole.
-        progress: Is told how far an upload is.
+        progress: Gets the progress of an upload.
 
     Returns:
         Whether it is new; False: it was whole already, with the same files.
@@ -77,14 +76,8 @@ def _to_directory(version: Path, files: Mapping[str, Path]) -> bool:
                 _require_same(version, files)
                 return False
             _remove_unfinished(version)
-            unfinished = version.with_name(f".{version.name}-{uuid4().hex[:8]}")
-            try:
-                _copy(unfinished, files)
-                unfinished.rename(version)  # the whole directory at once
-            except BaseException:
-                shutil.rmtree(unfinished, ignore_errors=True)
-                raise
-            fsync_directory(version.parent)
+            with new_folder(version) as folder:
+                _copy(folder, files)
             return True
     except OSError as error:
         if is_full(error):
@@ -117,18 +110,13 @@ def _remove_unfinished(version: Path) -> None:
 
 
 def _copy(folder: Path, files: Mapping[str, Path]) -> None:
-    folder.mkdir()
-    folders = {folder}
     for name, file in files.items():
         copy = folder / name
         copy.parent.mkdir(parents=True, exist_ok=True)
-        folders |= {parent for parent in copy.parents if parent.is_relative_to(folder)}
         with naming(copy):
             shutil.copyfile(file, copy)
             with copy.open("rb+") as stream:
                 os.fsync(stream.fileno())
-    for each in folders:
-        fsync_directory(each)
 
 
 def _require_same(version: Path, files: Mapping[str, Path]) -> None:

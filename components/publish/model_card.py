@@ -22,7 +22,7 @@ from components.shared.params.params import Params
 from components.shared.params.parsed import ParamsWarning
 
 MAX_CLASSES = 200
-# Of whoever ran it, and of no use to who runs the model.
+# About the run and its machine, of no use to those who run the model.
 _OF_THE_RUN = frozenset(
     "GOOGLE_APPLICATION_CREDENTIALS PUB_SUB_PROJECT PUB_SUB_TOPIC PUB_SUB_SUBSCRIPTION TIMEOUT KAFKA_HOST KAFKA_TOPIC "
     "on_status_error mode gate publish_uri baseline".split()

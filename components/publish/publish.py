@@ -41,8 +41,8 @@ _DIGITS = 12
 _log = step_logger("publish")
 
 
-# Makes what is told how far an upload is.
-Progressing = Callable[[str, Location], AbstractContextManager[OnProgress]]
+# Within it, the progress of an upload is reported.
+Reporting = Callable[[str, Location], AbstractContextManager[OnProgress]]
 
 
 @dataclass(frozen=True)
@@ -78,20 +78,20 @@ class PublishResult:
 
 
 def destination(params: Params) -> AnyPath:
-    """Where versions are published; ParamsError where the params do not say."""
+    """Where versions are published; ParamsError where the params have no publish_uri."""
     if params.publish_uri is None:
         raise ParamsError([Problem("publish_uri", "is required to publish a model: a directory, gs://… or s3://…")])
     return parse_location(params.publish_uri)
 
 
-def publish(*, model: Path, evaluation: Path, params: Params, progressing: Progressing | None = None) -> PublishResult:
+def publish(*, model: Path, evaluation: Path, params: Params, reporting: Reporting | None = None) -> PublishResult:
     """Publish a model with its evaluation and a model card at ``publish_uri/VERSION``.
 
     Args:
         model: A complete model directory.
         evaluation: The evaluation directory of this model, which passed the gate.
         params: The run's options: ``publish_uri``, ``gate``.
-        progressing: Makes what is told how far an upload is.
+        reporting: Reports the progress of an upload.
 
     Raises:
         InputError: Model or evaluation is incomplete or damaged, the evaluation is of another model or did not pass,
@@ -105,8 +105,8 @@ def publish(*, model: Path, evaluation: Path, params: Params, progressing: Progr
         files = _files(opened, evaluated, Path(folder))
         version = f"{_moment(evaluated.manifest.ended)}-{sha256_of(files[SUMS])[:_DIGITS]}"
         uri = where.child(version) if isinstance(where, Location) else where.absolute() / version
-        telling = progressing("publish", where) if progressing and isinstance(where, Location) else nullcontext()
-        with telling as progress:
+        reported = reporting("publish", where) if reporting and isinstance(where, Location) else nullcontext()
+        with reported as progress:
             is_new = publish_version(where, version, files, MODEL.manifest_file, progress)
         size = sum(file.stat().st_size for file in files.values())
         _log.info("%s %s", "published" if is_new else "was published already:", uri)

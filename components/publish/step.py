@@ -26,7 +26,7 @@ def publish_staged(*, model: AnyPath, evaluation: AnyPath, params: Params, emit:
             model=staging.artifact(model, MODEL),
             evaluation=staging.artifact(evaluation, EVALUATION),
             params=params,
-            progressing=staging.progress,
+            reporting=staging.progress,
         )
 
 
@@ -45,7 +45,7 @@ def publish_in_pipeline(
     """
     with Staging(_log, emit, params) as staging:
         require_same(MODEL, read_manifest(model, MODEL).weights.sha256, model_sha256)
-        result = publish(model=model, evaluation=evaluation, params=params, progressing=staging.progress)
+        result = publish(model=model, evaluation=evaluation, params=params, reporting=staging.progress)
         card.parent.mkdir(parents=True, exist_ok=True)
         card.write_text(result.card, encoding="utf-8")
         return result

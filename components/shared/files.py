@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -203,6 +204,24 @@ def write_json(path: Path, document: object) -> None:
 def json_bytes(document: object) -> bytes:
     """A JSON document as files have it; ValueError where it holds NaN or infinity."""
     return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears as `path`, with all that was put into it, as the context ends; OSError: one is there.
+
+    Files in it are made durable by what writes them. A process that is killed leaves ``.NAME-`` and 8 digits.
+    """
+    unfinished = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        for folder, *_ in os.walk(unfinished):
+            fsync_directory(Path(folder))
+        unfinished.rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    fsync_directory(path.parent)
 
 
 def fsync_directory(path: Path) -> None:

@@ -236,7 +236,7 @@ class Staging:
 
     @contextmanager
     def progress(self, verb: str, where: Location) -> Iterator[OnProgress]:
-        """Within, what is told how far a transfer is: it logs and emits that; `verb` is fetch or publish."""
+        """Within, log and emit the progress of a transfer, whose callback this gives; `verb` is fetch or publish."""
         logged = reported = time.monotonic()
         last: TransferProgress | None = None
 

@@ -91,7 +91,7 @@ def repository(
         storage_uri: Where KServe finds the repository; None: not known, which Triton does not need.
 
     Raises:
-        InputError: The name is none that the server allows, or KServe is not told where the repository is.
+        InputError: The name is none that the server allows, or KServe lacks the address of the repository.
     """
     if layout == "triton" and _TRITON_NAME.fullmatch(name) is None:
         wanted = "must be up to 100 letters, digits, '.', '_' or '-', the first no sign"

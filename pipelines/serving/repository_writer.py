@@ -7,8 +7,6 @@ whole. A version that is there is never replaced.
 from __future__ import annotations
 
 import errno
-import secrets
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -16,7 +14,7 @@ from pathlib import Path
 
 from components.shared.artifacts.model import MAX_ONNX_BYTES
 from components.shared.errors import InputError, ShutterlineError
-from components.shared.files import fsync_directory, is_full, read_regular, replacing, unwritable, writing
+from components.shared.files import is_full, new_folder, read_regular, replacing, unwritable, writing
 from components.shared.storage.location import AnyPath, Location
 from components.shared.storage.store import ABSENT, ChangedError, Store, connect
 from components.shared.storage.transfer import Transfer
@@ -77,21 +75,14 @@ class _Folder(_Target):
 
     def add(self, name: str, data: bytes) -> bool:
         # The folder of a version appears with its file: a server that watches loads any that it sees.
-        folder = (self._path / name).parent
-        unfinished = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
-        unfinished.mkdir()
+        file = self._path / name
         try:
-            with writing(unfinished / Path(name).name) as output:
+            with new_folder(file.parent) as folder, writing(folder / file.name) as output:
                 output.write(data)
-            fsync_directory(unfinished)
-            unfinished.rename(folder)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
             return False
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        fsync_directory(folder.parent)
         return True
 
 

@@ -31,9 +31,9 @@ def test_data_prep_counts_what_is_composited(tmp_path: Path, log: Callable[[], s
 
     prepare(data=data, dataset=tmp_path / "white", params=params(image_height=16, image_width=16))
 
-    told = log()
-    assert "WARNING 8 image(s) have transparent parts, which are composited on white (alpha_background)" in told
-    assert "WARNING 1 image(s) are wholly transparent: nothing but white (alpha_background) is left of them" in told
+    logged = log()
+    assert "WARNING 8 image(s) have transparent parts, which are composited on white (alpha_background)" in logged
+    assert "WARNING 1 image(s) are wholly transparent: nothing but white (alpha_background) is left of them" in logged
     assert open_dataset(tmp_path / "white").manifest.noted == {"transparent": 8, "wholly transparent": 1}
     images = np.concatenate([stored(tmp_path / "white", split)[0] for split in ("train", "test")])
     assert all(np.unique(image).tolist() in ([0, 255], [255]) for image in images)
@@ -68,7 +68,7 @@ def test_two_scales_of_floating_point_values_are_a_warning(
 
     prepared(tmp_path / "data")
 
-    told = log()
-    assert f"{4 - (first <= 1)} image(s) have floating-point values beyond 1, which are read as 0 to 255" in told
-    assert ("1 image(s) have floating-point values of at most 1, which are read as 0 to 1" in told) == is_warned
-    assert ("WARNING floating-point images are read by two scales" in told) == is_warned
+    logged = log()
+    assert f"{4 - (first <= 1)} image(s) have floating-point values beyond 1, which are read as 0 to 255" in logged
+    assert ("1 image(s) have floating-point values of at most 1, which are read as 0 to 1" in logged) == is_warned
+    assert ("WARNING floating-point images are read by two scales" in logged) == is_warned

@@ -101,9 +101,9 @@ def test_triton_is_told_what_the_file_holds(shutterline: Shutterline, tmp_path: 
     config, graph = config_of(out / "pets" / "config.pbtxt"), onnx.load(out / "pets" / "1" / "model.onnx").graph
     assert (config.name, config.platform, config.max_batch_size) == ("pets", "onnxruntime_onnx", 16)
     assert config.HasField("dynamic_batching")
-    for told, held in ((config.input, graph.input), (config.output, graph.output)):
+    for configured, held in ((config.input, graph.input), (config.output, graph.output)):
         assert [
-            (each.name, model_config_pb2.DataType.Name(each.data_type), ["batch", *each.dims]) for each in told
+            (each.name, model_config_pb2.DataType.Name(each.data_type), ["batch", *each.dims]) for each in configured
         ] == [
             (
                 each.name,
@@ -262,7 +262,7 @@ def test_from_a_bucket_into_a_bucket(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
         (["--layout", "kserve"], "say by --storage-uri where the cluster finds the repository"),
         (["--layout", "kserve", "--storage-uri", "models/pets"], "--storage-uri: must be such as gs://BUCKET/FOLDER"),
@@ -273,11 +273,11 @@ def test_from_a_bucket_into_a_bucket(
     ],
 )
 def test_what_the_servers_do_not_take_is_refused(
-    refused: Refused, tmp_path: Path, model: Model, options: list[str], told: str
+    refused: Refused, tmp_path: Path, model: Model, options: list[str], expected: str
 ) -> None:
     message = refused("export", model.path, "-o", tmp_path / "out", *options)
 
-    assert told in message
+    assert expected in message
     assert "key" not in message
     assert not (tmp_path / "out").exists()
 

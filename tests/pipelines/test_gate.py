@@ -53,10 +53,10 @@ def test_a_run_that_does_not_pass_and_then_one_that_does(here: Path, shutterline
     result = json.loads(Path("out/result.json").read_text())
     assert (result["status"], result["gate"]["passed"], result["published"]) == ("succeeded", False, None)
     events = list(events_in(Path("out/events"), result["run"]))
-    (told,) = evaluated(events)
-    assert told.gate is not None
-    assert (told.gate.passed, told.publishes) == (False, False)
-    assert [(one.metric, one.passed) for one in told.gate.thresholds] == [("accuracy", False)]
+    (event,) = evaluated(events)
+    assert event.gate is not None
+    assert (event.gate.passed, event.publishes) == (False, False)
+    assert [(one.metric, one.passed) for one in event.gate.thresholds] == [("accuracy", False)]
     assert [(step.step, step.outcome) for step in end_of(events).steps] == [(step, "succeeded") for step in RAN]
     assert list(PUBLISHED.iterdir()) == []
 
@@ -91,8 +91,8 @@ def test_the_compiled_file_publishes_what_passes(
 
     assert execute(file) is None
 
-    (told,) = evaluated(events_in(Path("events")))
-    assert (told.gate is not None and told.gate.passed, told.publishes) == (passes, passes)
+    (event,) = evaluated(events_in(Path("events")))
+    assert (event.gate is not None and event.gate.passed, event.publishes) == (passes, passes)
     (end,) = ends()
     assert (end.outcome, outcomes(end)) == (
         "succeeded",

@@ -75,7 +75,7 @@ def test_publishing_is_awaited_where_it_follows_and_only_there() -> None:
 
 def test_a_pipeline_that_published_nothing_is_whole() -> None:
     end = PipelineEnded("classifier", "succeeded", "SUCCEEDED", "", [StepOutcome(step, "succeeded") for step in STEPS])
-    told = EventSequence("run-1", PIPELINE, attempt=1).next("succeeded", end)
-    text = drawn([*bodies(publishes=False), told])
+    event = EventSequence("run-1", PIPELINE, attempt=1).next("succeeded", end)
+    text = drawn([*bodies(publishes=False), event])
     assert "run-1  ✔ succeeded" in text
     assert "publish" not in text

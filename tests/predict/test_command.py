@@ -180,9 +180,9 @@ def test_what_is_guessed_or_lost_is_logged(run: Run, model: Path, tmp_path: Path
 
     assert run(model, tmp_path / "photos") == 0
 
-    told = capsys.readouterr().err
-    assert "WARNING 1 image(s) are wholly transparent: nothing but white (alpha_background) is left of them" in told
-    assert "WARNING 1 image(s) have 16-bit grey values below 4,096 alone and become nearly black" in told
+    logged = capsys.readouterr().err
+    assert "WARNING 1 image(s) are wholly transparent: nothing but white (alpha_background) is left of them" in logged
+    assert "WARNING 1 image(s) have 16-bit grey values below 4,096 alone and become nearly black" in logged
 
 
 def test_names_that_a_spreadsheet_would_run_are_guarded(tmp_path: Path, capsys: Captured) -> None:

@@ -20,7 +20,7 @@ class ThresholdResult(Record):
     """One threshold of the gate, and the figure that was held against it."""
 
     metric: str = Field(description="Name of the metric: accuracy, recall[cat], or vs_baseline.")
-    wanted: str = Field(description='In words: "at least 0.97".')
+    wanted: str = Field(description='As text: "at least 0.97".')
     got: _Finite | None = Field(
         description="The figure; of vs_baseline the difference in accuracy. None where it cannot be computed."
     )

@@ -1,4 +1,4 @@
-"""What the name of a file or folder tells: an image, another picture, something of a system, or no picture."""
+"""What the name of a file or folder shows: an image, another picture, something of a system, or no picture."""
 
 from __future__ import annotations
 

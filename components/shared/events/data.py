@@ -95,7 +95,7 @@ class ThresholdOutcome:
 
     Attributes:
         metric: Such as accuracy, recall[cat] or vs_baseline.
-        wanted: In words, such as "at least 0.97".
+        wanted: As text, such as "at least 0.97".
         got: The figure; of vs_baseline the difference in accuracy; null where it cannot be computed.
         reason: Why there is no figure, or how the model compares to the baseline.
     """

@@ -110,8 +110,8 @@ def column_chart(title: str, label: str, counts: Sequence[int]) -> Markup:
     along = replace(_values([0, *counts]), low=0) if max(counts) else _values([0, 1])
     gap = 0.1 if len(counts) <= _MAX_MARKS else 0
     path = ""
-    for place, count in enumerate(counts, start=1):
-        left, right = (across.position(place + side) for side in (gap - 0.5, 0.5 - gap))
+    for number, count in enumerate(counts, start=1):
+        left, right = (across.position(number + side) for side in (gap - 0.5, 0.5 - gap))
         path += f"M{left:.1f} {along.start}V{along.position(count):.1f}H{right:.1f}V{along.start}"
     parts = [_grid(along), _ticks_across(across, "class"), f'<path class="columns" d="{path}"/>']
     return _figure(title, label, [], parts, _HEIGHT)

@@ -74,7 +74,7 @@ _OF_A_TENSOR = {"dims", "data_type", "name", "raw_data"} | {
 
 
 class OnnxMetadata(Record):
-    """What a model.onnx says of itself."""
+    """The metadata of a model.onnx."""
 
     version: str = Field(max_length=100)
     classes: Json[ClassNames]
@@ -87,7 +87,7 @@ class CheckedOnnx:
     """A file that passed.
 
     Attributes:
-        metadata: What it says of itself.
+        metadata: Its own.
         batch_size: Images of one run, so that its values stay in bounds; by network and image size alone.
     """
 
@@ -113,7 +113,7 @@ def check_onnx(file: Path, manifest: ModelManifest | None = None) -> CheckedOnnx
 
     Args:
         file: The file.
-        manifest: What its classes, image shape and weights must be; None: what the file says.
+        manifest: What its classes, image shape and weights must be; None: any that its metadata names.
 
     Raises:
         ArtifactError: The file is damaged, holds what no exported classifier does, or is another model's.

@@ -96,7 +96,7 @@ class Gate(_AsWritten):
     @model_validator(mode="before")
     @classmethod
     def _checked(cls, value: object) -> object:
-        """Every problem at once, in words about metrics."""
+        """Every problem at once, in terms of metrics."""
         if isinstance(value, Gate):
             return value
         if not isinstance(value, Mapping):

@@ -44,13 +44,13 @@ class Handover:
     Attributes:
         tracked: The MLflow run, once it is found or made.
         refusals: What the server does not take, and why.
-        place: The server, without secrets.
+        address: The server, without secrets.
     """
 
-    def __init__(self, step: str, run: StepRun, params: Params, place: str, log: logging.Logger) -> None:
+    def __init__(self, step: str, run: StepRun, params: Params, address: str, log: logging.Logger) -> None:
         self.tracked: TrackedRun | None = None
         self.refusals: list[str] = []
-        self.place = place
+        self.address = address
         self._step, self._run, self._params, self._log = step, run, params, log
         self._redact = Redactor()
         self._made = Made()
@@ -81,13 +81,13 @@ class Handover:
             self._files.append(_Job("model/MLmodel", self._log_model))
         if status := self._status(last):
             end = _Job(f"its end, {status}", lambda server, run: server.end(run, status))
-            if self._files and isinstance(last, Succeeded):  # whoever waits for the end finds the files
+            if self._files and isinstance(last, Succeeded):  # at the end the files are there
                 self._end = end
             else:
                 self._last.append(end)
 
     def _status(self, last: EventData) -> str:
-        """How the MLflow run ends with this step; empty: it goes on, or nobody knows."""
+        """How the MLflow run ends with this step; empty: it goes on, or that is not known."""
         if isinstance(last, PipelineEnded):
             return _STATUSES.get(last.outcome, "")
         if isinstance(last, Succeeded):
@@ -143,7 +143,7 @@ class Handover:
                 found = server.create(self._run.run)
             else:
                 server.reopen(found)
-            self._log.info("MLflow run %s of experiment %s at %s", found.id, found.experiment, self.place)
+            self._log.info("MLflow run %s of experiment %s at %s", found.id, found.experiment, self.address)
         self.tracked = found
         return found
 

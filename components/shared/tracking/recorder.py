@@ -107,10 +107,10 @@ class Recorder:
         left = handover.left()
         if handover.tracked is None:
             if not self._is_given_up and (self._step != "exit" or trouble is not None):
-                self._log.warning(_NOT_RECORDED, handover.place, why)
+                self._log.warning(_NOT_RECORDED, handover.address, why)
         elif left:
             lacks = "; ".join(left) + (f": {why}" if len(left) > len(handover.refusals) else "")  # which have a reason
-            self._log.warning("MLflow run %s at %s lacks %s", handover.tracked.id, handover.place, lacks)
+            self._log.warning("MLflow run %s at %s lacks %s", handover.tracked.id, handover.address, lacks)
 
     def _wait(self, event: threading.Event, seconds: float) -> None:
         """Wait by turns, as a signal that comes just before a wait is noticed after it; Ctrl-C ends all waiting."""
@@ -178,7 +178,7 @@ class Recorder:
 
     def _give_up(self, error: Exception) -> None:
         self._is_given_up = True
-        self._log.warning(_NOT_RECORDED, self._handover.place, reason_of(error))
+        self._log.warning(_NOT_RECORDED, self._handover.address, reason_of(error))
 
     def _note(self, trouble: Exception | None) -> None:
         """Log a change of the server's state, once; what is missing at the end is logged there."""
@@ -187,9 +187,9 @@ class Recorder:
             return
         if trouble is not None and before is None:
             message = "MLflow at %s: %s; the run goes on, and it is tried again"
-            self._log.warning(message, self._handover.place, reason_of(trouble))
+            self._log.warning(message, self._handover.address, reason_of(trouble))
         elif trouble is None and before is not None:
-            self._log.info("MLflow at %s is back", self._handover.place)
+            self._log.info("MLflow at %s is back", self._handover.address)
 
 
 def _now_ms() -> int:

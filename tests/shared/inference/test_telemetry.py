@@ -1,4 +1,4 @@
-"""ONNX Runtime's wheel reports telemetry unless it is told not to before its import: every entry point tells it.
+"""ONNX Runtime's wheel reports telemetry unless that is switched off before its import: every entry point does.
 
 It writes a device id below the home directory while it is imported, by the same code that would look up its vendor's
 host; so an empty home afterwards shows that this code did not run. Of lookups the audit hook sees Python's alone, and

@@ -1,4 +1,4 @@
-"""MLflow's client reports its use to its makers, unless it is told not to before it is imported."""
+"""MLflow's client reports its use to its makers, unless that is switched off before it is imported."""
 
 from __future__ import annotations
 
