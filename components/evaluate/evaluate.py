@@ -15,7 +15,7 @@ from components.evaluate.analyse import analyse
 from components.evaluate.baseline import Baseline
 from components.evaluate.findings import Findings, Origin
 from components.evaluate.fit import check_fit
-from components.evaluate.gate import check_gate, judge, log_gate
+from components.evaluate.gate import judge, log_gate
 from components.evaluate.inference import collect, parts_of
 from components.evaluate.manifest import manifest_of
 from components.evaluate.predictions_csv import write_predictions
@@ -32,6 +32,7 @@ from components.shared.inference.runtime import runtime_version
 from components.shared.limits import usable_cpus
 from components.shared.logs import step_logger
 from components.shared.metrics import log_batches
+from components.shared.params.gate import check_gate
 from components.shared.params.params import Params
 from components.shared.run import current_run
 from components.shared.staging import Staging

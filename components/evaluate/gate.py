@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from components.evaluate.comparison import Comparison
 from components.evaluate.intervals import Interval
 from components.shared.artifacts.gate import GateResult, ThresholdResult
-from components.shared.errors import ParamsError, Problem
 from components.shared.logs import step_logger
 from components.shared.params.gate import Gate, Threshold
-from components.shared.text import shortened
 
 # A mean of shares that is exactly the threshold on paper may be a rounding below it.
 _TOLERANCE = 1e-12
-_SHOWN_CLASSES = 20
 _UNDEFINED = "cannot be computed of these images"
 
 _log = step_logger("evaluate")
-
-
-def check_gate(gate: Gate | None, classes: Sequence[str]) -> None:
-    """Refuse a gate on classes that the model does not have, by a ParamsError; before anything is computed."""
-    problems = [
-        Problem(f"gate.{shortened(metric)}", _no_such_class(name, classes))
-        for metric, name in (gate.classes() if gate is not None else ())
-        if name not in classes
-    ]
-    if problems:
-        raise ParamsError(problems)
 
 
 def judge(
@@ -42,7 +27,7 @@ def judge(
     """Hold the figures of an evaluation against a gate. One that is missing or not finite does not pass.
 
     Args:
-        gate: The thresholds; :func:`check_gate` has accepted their classes.
+        gate: The thresholds; :func:`~components.shared.params.gate.check_gate` has accepted their classes.
         figures: By name, those of single classes too: ``accuracy``, ``recall[cat]``.
         intervals: Of 95 %, low and high, by the same names, where a figure has one.
         comparison: With the baseline; the gate's ``vs_baseline`` needs it.
@@ -52,7 +37,7 @@ def judge(
         for metric, threshold in gate.thresholds.items()
     ]
     if gate.vs_baseline is not None:
-        found.append(_compared(gate.vs_baseline == "better", comparison))
+        found.append(_compared(gate.vs_baseline == "better", gate.wanted()["vs_baseline"], comparison))
     return GateResult(passed=all(one.passed for one in found), thresholds=found)
 
 
@@ -75,8 +60,7 @@ def _judged(metric: str, threshold: Threshold, got: float | None, interval: Inte
     return ThresholdResult(metric=metric, wanted=str(threshold), got=got, interval=bounds, passed=is_least and is_most)
 
 
-def _compared(must_be_better: bool, comparison: Comparison | None) -> ThresholdResult:
-    wanted = "better than the baseline" if must_be_better else "not worse than the baseline"
+def _compared(must_be_better: bool, wanted: str, comparison: Comparison | None) -> ThresholdResult:
     if comparison is None:
         reason = "there is no baseline to compare to"
         return ThresholdResult(metric="vs_baseline", wanted=wanted, got=None, passed=False, reason=reason)
@@ -89,11 +73,3 @@ def _compared(must_be_better: bool, comparison: Comparison | None) -> ThresholdR
         passed=comparison.verdict == "better" if must_be_better else comparison.verdict != "worse",
         reason=comparison.verdict,
     )
-
-
-def _no_such_class(name: str, classes: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, classes, n=1, cutoff=0.5)
-    more = f", … ({len(classes):,} in all)" if len(classes) > _SHOWN_CLASSES else ""
-    known = ", ".join(shortened(each) for each in classes[:_SHOWN_CLASSES])
-    hint = f"did you mean {shortened(near[0])!r}? " if near else ""
-    return f"the model has no class {shortened(name)!r}; {hint}its classes are {known}{more}"

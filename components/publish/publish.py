@@ -123,7 +123,8 @@ def require_passed(model: Model, evaluation: Evaluation, params: Params) -> None
         )
     onnx_of(model.manifest, model.path)
     gate = evaluation.manifest.gate
-    if gate is None and params.gate is not None:
+    held = {(one.metric, one.wanted) for one in gate.thresholds} if gate is not None else set()
+    if params.gate is not None and not held.issuperset(params.gate.wanted().items()):
         raise ArtifactError(
             f"{evaluation.path}: was evaluated without the gate of the params; evaluate the model again"
         )

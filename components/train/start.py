@@ -19,6 +19,7 @@ from components.shared.artifacts.dataset import DATASET, Dataset, open_dataset, 
 from components.shared.errors import ArtifactError, InputError, ParamsError, Problem
 from components.shared.files import sha256_of
 from components.shared.logs import step_logger
+from components.shared.params.gate import check_gate
 from components.shared.params.params import Params
 from components.shared.process_group import in_group
 from components.shared.seeds import derived_seed
@@ -76,6 +77,7 @@ def check_inputs(checked: Checked, dataset: Path) -> TrainingInputs:
     ]
     if problems:
         raise ParamsError(problems)
+    check_gate(params.gate, data.manifest.classes)  # evaluation would refuse it, when the training is paid for
     for split in ("train", data.selection_split):
         if split not in data.splits:
             raise ArtifactError(f"{data.path}: has no {split} split")

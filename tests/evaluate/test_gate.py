@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from components.evaluate.comparison import Comparison, Difference, Verdict
-from components.evaluate.gate import check_gate, judge, log_gate
+from components.evaluate.gate import judge, log_gate
 from components.shared.artifacts.gate import GateResult
 from components.shared.events.data import GateOutcome, ThresholdOutcome
 from components.shared.params.gate import Gate
-from tests.configs import refused
 
 
 def compared(verdict: Verdict) -> Comparison:
@@ -137,18 +136,3 @@ def test_an_event_carries_what_is_not_reached_first_and_no_more_than_a_hundred()
     many = judged({name: {"min": 0.5} for name in names}, dict.fromkeys(names, 0.9) | {"recall[249]": 0.1}).outcome()
     assert (len(many.thresholds), many.left_out) == (100, 150)
     assert [one.metric for one in many.thresholds[:2]] == ["recall[249]", "recall[0]"]
-
-
-def test_a_class_that_the_model_does_not_have_is_refused_with_the_nearest() -> None:
-    gate = Gate.model_validate({"recall[kat]": {"min": 0.9}, "f1[dog]": {"min": 0.9}, "precision[x]": {"min": 0.9}})
-
-    assert refused(check_gate, gate, ["cat", "dog"]) == {
-        "gate.recall[kat]": "the model has no class 'kat'; did you mean 'cat'? its classes are cat, dog",
-        "gate.precision[x]": "the model has no class 'x'; its classes are cat, dog",
-    }
-    (message,) = refused(
-        check_gate, Gate.model_validate({"f1[x]": {"min": 0}}), [f"class {i}" for i in range(40)]
-    ).values()
-    assert message.endswith("class 19, … (40 in all)")
-    check_gate(gate, ["kat", "dog", "x"])
-    check_gate(None, ["cat"])

@@ -60,7 +60,7 @@ def test_a_class_that_the_model_does_not_have_is_refused_before_anything_is_comp
     assert main(parts.command("--set", "gate.recall[kat].min=0.9")) == 2
 
     log = capsys.readouterr().err
-    message = "gate.recall[kat]: the model has no class 'kat'; did you mean 'cat'? its classes are cat, dog, eel"
+    message = "gate.recall[kat]: there is no class 'kat' among cat, dog, eel; did you mean 'cat'?"
     assert message in log
     assert "test images" not in log
     assert not parts.evaluation.exists()

@@ -170,6 +170,10 @@ def test_a_model_that_does_not_pass_is_refused(tmp_path: Path, root: Path) -> No
     evaluate(**parts.arguments())
     with pytest.raises(ArtifactError, match="was evaluated without the gate of the params"):
         published(parts, root, gate=gate)
+
+    evaluate(**parts.arguments(params=params_of(gate={"accuracy": {"min": 0.0}})))
+    with pytest.raises(ArtifactError, match="was evaluated without the gate of the params"):
+        published(parts, root, gate=gate)
     assert not root.exists()
 
 

@@ -90,8 +90,9 @@ def test_a_batch_left_with_one_image_joins_the_one_before(dataset: Path, tmp_pat
             r"322\.1 GB, and a model\.onnx may have 2 GB",
         ),
         ({"image_height": 16, "n_classes": 3}, r"(?s)image_height: is 16.*n_classes: is 3"),
+        ({"gate": {"recall[ten]": {"min": 0.5}}}, r"gate\.recall\[ten\]: there is no class 'ten' among 0, 1, 2"),
     ],
-    ids=["statistics of one value", "larger than a file may be", "data of another shape"],
+    ids=["statistics of one value", "larger than a file may be", "data of another shape", "a gate of another class"],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_made(
     dataset: Path, tmp_path: Path, changes: dict[str, Any], message: str

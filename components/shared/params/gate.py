@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
+from components.shared.errors import ParamsError, Problem
 from components.shared.params.types import Entry, Real, real, refusal, refusals
 from components.shared.text import described, shortened
 
@@ -45,6 +46,7 @@ _KNOWN_ELSEWHERE = {
     "top_5": "top_5_accuracy",
 }
 _VERSUS = ("better", "not_worse")
+_SHOWN_CLASSES = 20
 
 
 class _AsWritten(Entry):
@@ -87,6 +89,13 @@ class Gate(_AsWritten):
         """The threshold of each metric, in the params' order."""
         return dict(self.__pydantic_extra__)
 
+    def wanted(self) -> dict[str, str]:
+        """What is wanted of each metric, in words: ``at least 0.97``."""
+        texts = {metric: str(threshold) for metric, threshold in self.thresholds.items()}
+        if self.vs_baseline is not None:
+            texts["vs_baseline"] = f"{self.vs_baseline.replace('_', ' ')} than the baseline"
+        return texts
+
     def classes(self) -> Iterator[tuple[str, str]]:
         """Metric and class of each threshold that is of one class: ``recall[cat]`` and ``cat``."""
         for metric in self.__pydantic_extra__:
@@ -107,6 +116,25 @@ class Gate(_AsWritten):
         if problems:
             raise refusals(problems)
         return value
+
+
+def check_gate(gate: Gate | None, classes: Sequence[str]) -> None:
+    """Refuse, by a ParamsError, a gate on classes that there are not; before anything is computed."""
+    problems = [
+        Problem(f"gate.{shortened(metric)}", _no_such_class(name, classes))
+        for metric, name in (gate.classes() if gate is not None else ())
+        if name not in classes
+    ]
+    if problems:
+        raise ParamsError(problems)
+
+
+def _no_such_class(name: str, classes: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, classes, n=1, cutoff=0.5)
+    more = f", … ({len(classes):,} in all)" if len(classes) > _SHOWN_CLASSES else ""
+    known = ", ".join(shortened(each) for each in classes[:_SHOWN_CLASSES])
+    hint = f"; did you mean {shortened(near[0])!r}?" if near else ""
+    return f"there is no class {shortened(name)!r} among {known}{more}{hint}"
 
 
 def _problems(metric: object, wanted: object) -> Iterator[tuple[str, str]]:

@@ -129,7 +129,9 @@ def cross_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
     if (schedules := value("learning_rate_schedule")) is not None:
         names = [schedule.short_name for schedule in schedules]
         yield from _schedule_problems(names, value("warmup_epochs"), value("milestones"), value("num_epochs"))
-    if (gate := value("gate")) and gate.vs_baseline and "baseline" in values and values["baseline"] is None:
+    if (gate := value("gate")) and classes is not None and classes <= 5 and "top_5_accuracy" in gate.thresholds:
+        yield Problem("gate.top_5_accuracy", f"needs more than 5 classes, and n_classes is {classes}")
+    if gate and gate.vs_baseline and "baseline" in values and values["baseline"] is None:
         yield Problem("baseline", "is required where gate.vs_baseline is given: the model directory to compare to")
     for first, second in (
         ("PUB_SUB_TOPIC", "PUB_SUB_PROJECT"),

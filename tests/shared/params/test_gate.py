@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.shared.params.gate import METRIC_RANGES, Gate
+from components.shared.params.gate import METRIC_RANGES, Gate, check_gate
 from components.shared.params.params import Params
 from tests.configs import refused, small
 
@@ -114,3 +114,26 @@ def test_every_problem_comes_at_once_and_a_comparison_needs_a_baseline() -> None
     assert refused(Params.from_dict, small(gate={"vs_baseline": "better"})) == {
         "baseline": "is required where gate.vs_baseline is given: the model directory to compare to"
     }
+
+
+def test_a_class_that_there_is_not_is_refused_with_the_nearest() -> None:
+    gate = Gate.model_validate({"recall[kat]": {"min": 0.9}, "f1[dog]": {"min": 0.9}, "precision[x]": {"min": 0.9}})
+
+    assert refused(check_gate, gate, ["cat", "dog"]) == {
+        "gate.recall[kat]": "there is no class 'kat' among cat, dog; did you mean 'cat'?",
+        "gate.precision[x]": "there is no class 'x' among cat, dog",
+    }
+    (message,) = refused(
+        check_gate, Gate.model_validate({"f1[x]": {"min": 0}}), [f"class {i}" for i in range(40)]
+    ).values()
+    assert message.endswith("class 19, … (40 in all)")
+    check_gate(gate, ["kat", "dog", "x"])
+    check_gate(None, ["cat"])
+
+
+def test_a_figure_that_needs_more_classes_than_there_are_is_refused() -> None:
+    top_5 = {"top_5_accuracy": {"min": 0.9}}
+    assert refused(Params.from_dict, small(n_classes=5, gate=top_5)) == {
+        "gate.top_5_accuracy": "needs more than 5 classes, and n_classes is 5"
+    }
+    assert Params.from_dict(small(n_classes=6, gate=top_5)).gate is not None
