@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from components.evaluate.comparison import Comparison
 from components.evaluate.curves import curves_of
 from components.evaluate.findings import Findings, Origin
 from components.evaluate.intervals import intervals_of
 from components.evaluate.metrics import Probabilities, Scores, figures_of, scores_of
 from components.evaluate.reliability import reliability_of
+from components.shared.artifacts.evaluation import ComparisonRecord
 from components.shared.artifacts.names import ImageName
 from components.shared.metrics import Integers, per_class
 from components.shared.seeds import derived_seed
@@ -23,7 +23,7 @@ def analyse(
     *,
     scores: Scores | None = None,
     names: Sequence[ImageName] | None = None,
-    comparison: Comparison | None = None,
+    comparison: ComparisonRecord | None = None,
 ) -> Findings:
     """What probabilities of shape (images, classes) show, given the true classes; `scores` where they are there."""
     scores = scores or scores_of(labels, probabilities)

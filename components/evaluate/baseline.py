@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from components.evaluate.comparison import Comparison, compare
+from components.evaluate.comparison import compare
 from components.evaluate.fit import check_data
 from components.evaluate.inference import parts_of
 from components.evaluate.metrics import Scores, figures_of, joined
 from components.shared.artifacts.dataset import Dataset
+from components.shared.artifacts.evaluation import ComparisonRecord
 from components.shared.artifacts.model import MODEL, Model, onnx_file, onnx_of, open_model
 from components.shared.inference.classifier import OnnxClassifier
 from components.shared.metrics import per_class
@@ -41,7 +42,7 @@ class Baseline:
         check_data(model, data)
         return cls(params.baseline, model, OnnxClassifier.open(model, params.device), data, params.manual_seed)
 
-    def compare(self, ours: Scores) -> Comparison:
+    def compare(self, ours: Scores) -> ComparisonRecord:
         """Run on the test split, and compare a model that has these scores there; ArtifactError: it cannot run."""
         split, manifest = self.data.splits["test"], self.model.manifest
         theirs = joined([scores for _, scores in parts_of(self.classifier, split, self.model.path)])

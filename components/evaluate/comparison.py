@@ -2,64 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 
 from components.evaluate.intervals import resampled_means
 from components.evaluate.metrics import Scores
+from components.shared.artifacts.evaluation import ComparisonRecord, DifferenceRecord, Verdict
 from components.shared.metrics import Integers, Reals
 
-Verdict = Literal["better", "worse", "not distinguishable"]
 # Of p-values: the chance of a verdict where both models are right equally often.
 SIGNIFICANCE = 0.05
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A figure of the model minus that of the baseline, with the bounds of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How a model does beside a baseline on the same images.
-
-    Attributes:
-        baseline: Where the baseline is.
-        onnx_sha256: Of the baseline's model.onnx.
-        metrics: The baseline's figures by name.
-        differences: Of accuracy and log_loss, by the bootstrap over pairs.
-        only_model: Images that the model alone has right.
-        only_baseline: Images that the baseline alone has right.
-        p_value: McNemar's, exact: of counts at least as uneven, were both right equally often.
-        verdict: On accuracy: not distinguishable unless p_value is below 0.05.
-    """
-
-    baseline: str
-    onnx_sha256: str
-    metrics: dict[str, float]
-    differences: dict[str, Difference]
-    only_model: int
-    only_baseline: int
-    p_value: float
-    verdict: Verdict
-
-    def text(self) -> str:
-        """The verdict and what it rests on, as one sentence."""
-        accuracy, loss = self.differences["accuracy"], self.differences["log_loss"]
-        verdict = "not distinguishable from" if self.verdict == "not distinguishable" else f"{self.verdict} than"
-        return (
-            f"{verdict} the baseline: the model alone is right for {self.only_model:,} images, the baseline alone for "
-            f"{self.only_baseline:,} (McNemar's p {self.p_value:.3g}); accuracy {accuracy.value:+.4f} "
-            f"({accuracy.low:+.4f} to {accuracy.high:+.4f}), log loss {loss.value:+.4f} ({loss.low:+.4f} to "
-            f"{loss.high:+.4f})"
-        )
+def comparison_text(found: ComparisonRecord) -> str:
+    """The verdict and what it rests on, as one sentence."""
+    accuracy, loss = found.differences["accuracy"], found.differences["log_loss"]
+    verdict = "not distinguishable from" if found.verdict == "not distinguishable" else f"{found.verdict} than"
+    return (
+        f"{verdict} the baseline: the model alone is right for {found.only_model:,} images, the baseline alone for "
+        f"{found.only_baseline:,} (McNemar's p {found.p_value:.3g}); accuracy {accuracy.value:+.4f} "
+        f"({accuracy.low:+.4f} to {accuracy.high:+.4f}), log loss {loss.value:+.4f} ({loss.low:+.4f} to "
+        f"{loss.high:+.4f})"
+    )
 
 
 def compare(
@@ -70,7 +34,7 @@ def compare(
     where: str,
     onnx_sha256: str,
     seed: int,
-) -> Comparison:
+) -> ComparisonRecord:
     """Compare the scores of two models on the same images.
 
     Args:
@@ -88,7 +52,7 @@ def compare(
     verdict: Verdict = "not distinguishable"
     if p_value < SIGNIFICANCE:
         verdict = "better" if only_model > only_baseline else "worse"
-    return Comparison(
+    return ComparisonRecord(
         baseline=where,
         onnx_sha256=onnx_sha256,
         metrics=metrics,
@@ -111,7 +75,7 @@ def mcnemar(first: int, second: int) -> float:
 
 def _differences(
     ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_], losses: Reals, seed: int
-) -> dict[str, Difference]:
+) -> dict[str, DifferenceRecord]:
     gains = ours.astype(np.float64) - theirs
     random = np.random.default_rng(seed)
     # Two images more, one that each model alone has right, as intervals_of has one right and one wrong.
@@ -123,5 +87,6 @@ def _differences(
         ("log_loss", losses.mean(), log_loss),
     ):
         low, high = np.percentile(resampled, [2.5, 97.5])
-        differences[name] = Difference(float(value), min(float(low), float(value)), max(float(high), float(value)))
+        interval = [min(float(low), float(value)), max(float(high), float(value))]
+        differences[name] = DifferenceRecord(value=float(value), interval=interval)
     return differences

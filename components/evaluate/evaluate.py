@@ -13,6 +13,7 @@ import numpy as np
 
 from components.evaluate.analyse import analyse
 from components.evaluate.baseline import Baseline
+from components.evaluate.comparison import comparison_text
 from components.evaluate.findings import Findings, Origin
 from components.evaluate.fit import check_fit
 from components.evaluate.gate import judge, log_gate
@@ -198,7 +199,7 @@ def _log_findings(findings: Findings) -> None:
             counted, of = len(findings.classes) - curves.left_out, len(findings.classes)
             _log.info("%s: of %d of %d classes; the others have none of the images, or all", name, counted, of)
     if findings.comparison is not None:
-        _log.info("%s", findings.comparison.text())
+        _log.info("%s", comparison_text(findings.comparison))
     _log.info("%s", findings.selection_note())
     if findings.gate is not None:
         log_gate(findings.gate)

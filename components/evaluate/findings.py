@@ -12,11 +12,11 @@ from typing import Literal
 
 import numpy as np
 
-from components.evaluate.comparison import Comparison
 from components.evaluate.curves import Curves
 from components.evaluate.intervals import Interval
 from components.evaluate.metrics import Probabilities
 from components.evaluate.reliability import Reliability
+from components.shared.artifacts.evaluation import ComparisonRecord
 from components.shared.artifacts.gate import GateResult
 from components.shared.artifacts.names import ImageName
 from components.shared.metrics import Integers, PerClass, Reals, confusion_matrix
@@ -100,7 +100,7 @@ class Findings:
     reliability: Reliability
     roc: Curves
     precision_recall: Curves
-    comparison: Comparison | None
+    comparison: ComparisonRecord | None
     gate: GateResult | None
     origin: Origin
     split: Literal["test"] = "test"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from components.evaluate.comparison import Comparison
 from components.evaluate.intervals import Interval
+from components.shared.artifacts.evaluation import ComparisonRecord
 from components.shared.artifacts.gate import GateResult, ThresholdResult
 from components.shared.logs import step_logger
 from components.shared.params.gate import Gate, Threshold
@@ -22,7 +22,7 @@ def judge(
     gate: Gate,
     figures: Mapping[str, float],
     intervals: Mapping[str, Interval],
-    comparison: Comparison | None = None,
+    comparison: ComparisonRecord | None = None,
 ) -> GateResult:
     """Hold the figures of an evaluation against a gate. One that is missing or not finite does not pass.
 
@@ -60,7 +60,7 @@ def _judged(metric: str, threshold: Threshold, got: float | None, interval: Inte
     return ThresholdResult(metric=metric, wanted=str(threshold), got=got, interval=bounds, passed=is_least and is_most)
 
 
-def _compared(must_be_better: bool, wanted: str, comparison: Comparison | None) -> ThresholdResult:
+def _compared(must_be_better: bool, wanted: str, comparison: ComparisonRecord | None) -> ThresholdResult:
     if comparison is None:
         reason = "there is no baseline to compare to"
         return ThresholdResult(metric="vs_baseline", wanted=wanted, got=None, passed=False, reason=reason)
@@ -69,7 +69,7 @@ def _compared(must_be_better: bool, wanted: str, comparison: Comparison | None) 
         metric="vs_baseline",
         wanted=wanted,
         got=accuracy.value if accuracy else None,
-        interval=[accuracy.low, accuracy.high] if accuracy else None,
+        interval=accuracy.interval if accuracy else None,
         passed=comparison.verdict == "better" if must_be_better else comparison.verdict != "worse",
         reason=comparison.verdict,
     )

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 
-from components.evaluate.comparison import Comparison
 from components.evaluate.findings import Findings
 from components.shared.artifacts.artifact import FileRecord
 from components.shared.artifacts.evaluation import (
     BinRecord,
     ClassRecord,
-    ComparisonRecord,
-    DifferenceRecord,
     EvaluationManifest,
 )
 from components.shared.version import __version__
@@ -32,7 +29,7 @@ def manifest_of(findings: Findings, predictions: FileRecord, report: FileRecord)
         classes=findings.classes,
         per_class=_classes(findings),
         reliability=_bins(findings),
-        comparison=_comparison(findings.comparison) if findings.comparison else None,
+        comparison=findings.comparison,
         confusion=findings.confusion().tolist() if len(findings.classes) <= MAX_CONFUSION_CLASSES else None,
         selected_epoch=origin.selected_epoch,
         selected_on=origin.selected_on,
@@ -84,23 +81,6 @@ def _bins(findings: Findings) -> list[BinRecord]:
         BinRecord(low=low, high=high, images=images, confidence=_or_none(confidence), accuracy=_or_none(accuracy))
         for low, high, images, confidence, accuracy in zip(*(column.tolist() for column in columns), strict=True)
     ]
-
-
-def _comparison(found: Comparison) -> ComparisonRecord:
-    differences = {
-        name: DifferenceRecord(value=each.value, interval=[each.low, each.high])
-        for name, each in found.differences.items()
-    }
-    return ComparisonRecord(
-        baseline=found.baseline,
-        onnx_sha256=found.onnx_sha256,
-        metrics=found.metrics,
-        differences=differences,
-        only_model=found.only_model,
-        only_baseline=found.only_baseline,
-        p_value=found.p_value,
-        verdict=found.verdict,
-    )
 
 
 def _or_none(value: float) -> float | None:

@@ -118,9 +118,9 @@ def sha256_of(path: Path) -> str:
 class Output:
     """A file that is being written: counts what it is given, and keeps its first error for `check`.
 
-    A write never raises: torch's writers of archives, in C++, lose the error or end the whole process (torch 2.15,
-    ``torch.export.save``), and numpy's loses its number. `digest` of :mod:`hashlib` is updated with what is written:
-    reading it again would take as long as writing.
+    A write never raises: torch's writers of archives, in C++, lose the error or end the whole process (torch 2.15), and
+    numpy's loses its number. `digest` of :mod:`hashlib` is updated with what is written: reading it again would take as
+    long as writing.
     """
 
     def __init__(self, stream: Any, digest: hashlib._Hash | None = None) -> None:

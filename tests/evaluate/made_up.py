@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from components.evaluate.analyse import analyse
-from components.evaluate.comparison import Comparison, Difference
 from components.evaluate.findings import Findings, Origin
 from components.evaluate.report import render_report
 from components.shared.artifacts.artifact import FileRecord, ImageShape, Normalisation
@@ -22,6 +21,7 @@ from components.shared.artifacts.dataset import (
     SplitRecord,
     UnreadableImage,
 )
+from components.shared.artifacts.evaluation import ComparisonRecord, DifferenceRecord
 from components.shared.artifacts.gate import GateResult, ThresholdResult
 from components.shared.artifacts.model import ModelManifest
 from components.shared.artifacts.names import ImageName
@@ -61,11 +61,14 @@ GATE = GateResult(
         ),
     ],
 )
-COMPARISON = Comparison(
+COMPARISON = ComparisonRecord(
     baseline="gs://models/2026-10/model",
     onnx_sha256="d4" * 32,
     metrics={"accuracy": 0.8787, "log_loss": 0.42},
-    differences={"accuracy": Difference(0.0125, -0.002, 0.027), "log_loss": Difference(-0.05, -0.08, -0.02)},
+    differences={
+        "accuracy": DifferenceRecord(value=0.0125, interval=[-0.002, 0.027]),
+        "log_loss": DifferenceRecord(value=-0.05, interval=[-0.08, -0.02]),
+    },
     only_model=41,
     only_baseline=28,
     p_value=0.148,

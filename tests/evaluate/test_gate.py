@@ -7,19 +7,27 @@ from typing import Any
 
 import pytest
 
-from components.evaluate.comparison import Comparison, Difference, Verdict
 from components.evaluate.gate import judge, log_gate
+from components.shared.artifacts.evaluation import ComparisonRecord, DifferenceRecord, Verdict
 from components.shared.artifacts.gate import GateResult
 from components.shared.events.data import GateOutcome, ThresholdOutcome
 from components.shared.params.gate import Gate
 
 
-def compared(verdict: Verdict) -> Comparison:
-    differences = {"accuracy": Difference(0.01, -0.02, 0.04)}
-    return Comparison("gs://models/1", "0" * 64, {"accuracy": 0.9}, differences, 3, 1, 0.6, verdict)
+def compared(verdict: Verdict) -> ComparisonRecord:
+    return ComparisonRecord(
+        baseline="gs://models/1",
+        onnx_sha256="0" * 64,
+        metrics={"accuracy": 0.9},
+        differences={"accuracy": DifferenceRecord(value=0.01, interval=[-0.02, 0.04])},
+        only_model=3,
+        only_baseline=1,
+        p_value=0.6,
+        verdict=verdict,
+    )
 
 
-def judged(gate: dict[str, Any], figures: dict[str, float], comparison: Comparison | None = None) -> GateResult:
+def judged(gate: dict[str, Any], figures: dict[str, float], comparison: ComparisonRecord | None = None) -> GateResult:
     return judge(Gate.model_validate(gate), figures, {"accuracy": (0.9, 0.99)}, comparison)
 
 

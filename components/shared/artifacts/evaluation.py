@@ -23,11 +23,10 @@ from components.shared.artifacts.artifact import (
     Record,
     open_artifact,
 )
-from components.shared.artifacts.gate import GateResult
+from components.shared.artifacts.gate import Bounds, Finite, GateResult
 
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
-_Bounds = Annotated[list[_Finite], Field(min_length=2, max_length=2, description="Low and high of a 95 % interval.")]
 _Count = Annotated[int, Field(ge=0)]
+Verdict = Literal["better", "worse", "not distinguishable"]
 
 
 class ClassRecord(Record):
@@ -38,27 +37,37 @@ class ClassRecord(Record):
     recall: float = Field(ge=0, le=1)
     f1: float = Field(ge=0, le=1)
     support: int = Field(ge=0, description="Number of the class's images.")
-    precision_interval: _Bounds
-    recall_interval: _Bounds
-    roc_auc: _Finite | None = Field(description="Against the rest; None where the class or the rest has no images.")
-    average_precision: _Finite | None = Field(description="None where the class has no images.")
+    precision_interval: Bounds
+    recall_interval: Bounds
+    roc_auc: Finite | None = Field(description="Against the rest; None where the class or the rest has no images.")
+    average_precision: Finite | None = Field(description="None where the class has no images.")
 
 
 class BinRecord(Record):
     """The images whose most probable class has a probability above `low` and up to `high`."""
 
-    low: _Finite
-    high: _Finite
+    low: Finite
+    high: Finite
     images: _Count
-    confidence: _Finite | None = Field(description="Mean probability of the predicted class; None in an empty bin.")
-    accuracy: _Finite | None = Field(description="Share of images that are right; None in an empty bin.")
+    confidence: Finite | None = Field(description="Mean probability of the predicted class; None in an empty bin.")
+    accuracy: Finite | None = Field(description="Share of images that are right; None in an empty bin.")
 
 
 class DifferenceRecord(Record):
     """A figure of the model minus that of the baseline."""
 
-    value: _Finite
-    interval: _Bounds
+    value: Finite
+    interval: Bounds
+
+    @property
+    def low(self) -> float:
+        """Low end of its interval."""
+        return self.interval[0]
+
+    @property
+    def high(self) -> float:
+        """High end of its interval."""
+        return self.interval[1]
 
 
 class ComparisonRecord(Record):
@@ -66,14 +75,12 @@ class ComparisonRecord(Record):
 
     baseline: str = Field(description="Where the baseline is, as the params name it.")
     onnx_sha256: str = Field(description="Of the baseline's model.onnx.")
-    metrics: dict[str, _Finite] = Field(description="The baseline's figures.")
-    differences: dict[str, DifferenceRecord]
+    metrics: dict[str, Finite] = Field(description="The baseline's figures.")
+    differences: dict[str, DifferenceRecord] = Field(description="Of accuracy and log_loss, by the paired bootstrap.")
     only_model: int = Field(ge=0, description="Images that the model alone has right.")
     only_baseline: int = Field(ge=0, description="Images that the baseline alone has right.")
     p_value: float = Field(ge=0, le=1, description="McNemar's, exact.")
-    verdict: Literal["better", "worse", "not distinguishable"] = Field(
-        description="On accuracy: not distinguishable unless p_value is below 0.05."
-    )
+    verdict: Verdict = Field(description="On accuracy: not distinguishable unless p_value is below 0.05.")
 
 
 class EvaluationManifest(Manifest):
@@ -82,11 +89,11 @@ class EvaluationManifest(Manifest):
     kind: Literal["shutterline.evaluation"] = "shutterline.evaluation"
     split: Literal["test"]
     images: int = Field(ge=1, description="Number of images evaluated.")
-    metrics: dict[str, _Finite] = Field(
+    metrics: dict[str, Finite] = Field(
         min_length=1, description="By scikit-learn's names; what cannot be computed of these images is not there."
     )
     classes: ClassNames = Field(min_length=1)
-    intervals: dict[str, _Bounds] = Field(description="Of the metrics that have one.")
+    intervals: dict[str, Bounds] = Field(description="Of the metrics that have one.")
     per_class: list[ClassRecord]
     reliability: list[BinRecord]
     comparison: ComparisonRecord | None = Field(description="None: the params named no baseline.")

@@ -13,7 +13,9 @@ from components.shared.events.data import GateOutcome, ThresholdOutcome
 # An event fits every broker's limit; evaluation.json has all of them.
 _IN_EVENT = 100
 
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+# Low and high of a 95 % interval.
+Bounds = Annotated[list[Finite], Field(min_length=2, max_length=2)]
 
 
 class ThresholdResult(Record):
@@ -21,12 +23,10 @@ class ThresholdResult(Record):
 
     metric: str = Field(description="Name of the metric: accuracy, recall[cat], or vs_baseline.")
     wanted: str = Field(description='As text: "at least 0.97".')
-    got: _Finite | None = Field(
+    got: Finite | None = Field(
         description="The figure; of vs_baseline the difference in accuracy. None where it cannot be computed."
     )
-    interval: Annotated[list[_Finite], Field(min_length=2, max_length=2)] | None = Field(
-        None, description="Its 95 % interval, low and high; None where it has none."
-    )
+    interval: Bounds | None = Field(None, description="Its 95 % interval, low and high; None where it has none.")
     passed: bool
     reason: str = Field("", description="Why there is no figure, or how the model compares to the baseline.")
 

@@ -93,8 +93,8 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "fixed": fixed, "rate": rate, "thousands": "{:,}".format}
-    environment.globals["Cell"] = Cell
     environment.filters |= {"named": named, "breakable": breakable}
+    environment.globals["Cell"] = Cell
     return environment
 
 
