@@ -10,7 +10,7 @@ import click
 
 from components.shared.artifacts.model import MODEL, onnx_file, onnx_of, open_model
 from components.shared.command import print_json, print_message
-from components.shared.errors import EXIT_OK
+from components.shared.errors import EXIT_OK, InputError
 from components.shared.storage.fetch import fetch_artifact
 from components.shared.storage.location import Location, parse_location
 from pipelines.options import JSON, argument, option, text
@@ -44,13 +44,16 @@ def export(
 ) -> int:
     """Write a trained model as a repository that a model server loads.
 
-    MODEL is the directory that training made, here or in a bucket. Triton is given DIR as its model repository. For
-    KServe, whose stock runtime for ONNX is Triton, inference-service.yaml is written beside the model: kubectl apply -f
-    it. Clients send uint8 images (batch, height, width, channels) as "images" and get "probabilities" (batch, classes).
+    MODEL is the directory that training made, here or in a bucket, or a run's directory. Triton is given DIR as its
+    model repository. For KServe, whose stock runtime for ONNX is Triton, inference-service.yaml is written beside the
+    model: kubectl apply -f it. Clients send uint8 images (batch, height, width, channels) as "images" and get
+    "probabilities" (batch, classes).
 
     A version that is there is never replaced; what could not be written whole cannot be seen.
     """
     source, target = parse_location(model), parse_location(output)
+    if isinstance(source, Path) and source.is_file():
+        raise InputError(f"{source}: is a file; name the model's directory, whose model.json is needed, too")
     with tempfile.TemporaryDirectory(prefix="shutterline-export-") as scratch:
         opened = open_model(
             fetch_artifact(source, MODEL, Path(scratch), wanted=onnx_file) if isinstance(source, Location) else source,

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.shared.errors import InputError, ParamsError
+from components.shared.artifacts.model import onnx_file, onnx_of, open_model
+from components.shared.errors import ArtifactError, InputError, ParamsError
 from components.shared.files import require_writable
 from components.shared.params.params import Params, parse
 from components.shared.params.parsed import Parsed
@@ -119,12 +120,17 @@ def check_params(parsed: Parsed) -> Checked:
 
 
 def require_inputs(params: Params, source: str) -> None:
-    """Require that the paths of ``initial_weights`` and ``baseline`` are there; a bucket is not asked."""
+    """Require that ``initial_weights`` is there and ``baseline`` a model; a bucket is not asked."""
     for key, what in (("initial_weights", "file or model directory"), ("baseline", "model directory")):
         named = getattr(params, key)
         where = parse_location(named) if named else None
         if isinstance(where, Path) and not where.exists():
             fail(f"{where}: there is no such {what} on this machine", source, key)
+        if isinstance(where, Path) and key == "baseline":
+            try:
+                onnx_of(open_model(where, onnx_file).manifest, where)
+            except ArtifactError as error:
+                fail(str(error), source, key)
 
 
 def require_destination(params: Params, data: AnyPath) -> None:

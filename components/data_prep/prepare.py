@@ -22,6 +22,7 @@ from components.shared.decoding.pixels import NOTES, Note, note_lines
 from components.shared.errors import ArtifactError, DataError
 from components.shared.events.data import Emit, Progress, Succeeded, ignore_events
 from components.shared.logs import step_logger
+from components.shared.params.gate import check_gate
 from components.shared.params.params import Params
 from components.shared.storage.location import overlap_problem
 from components.shared.text import shown
@@ -92,18 +93,20 @@ def prepare(
         dataset: Directory to write: new, empty, or an earlier dataset, which is replaced.
         params: ``image_height``, ``image_width``, ``is_image_color`` and ``n_classes``; ``manual_seed``,
             ``test_fraction`` and ``validation_fraction`` where images are held out; ``max_unreadable``;
-            ``alpha_background``.
+            ``alpha_background``; ``gate``, whose classes must be among the data's.
         emit: Gets the status of the step.
         follow_links: Whether links may lead out of the data folder.
 
     Raises:
         DataError: The data cannot be used; one line says what, where and what to do.
         ArtifactError: The dataset directory cannot be written, or is in the data folder or around it.
+        ParamsError: The gate names a class that the data do not have.
     """
     if problem := overlap_problem(data, dataset):
         raise ArtifactError(problem)
     source = open_source(data, params.n_classes, follow_links=follow_links)
     _log_source(source, params)
+    check_gate(params.gate, source.classes)  # now, and not once a model is trained
     preparation = _Preparation(source, dataset, params, emit)
     preparation.check_unreadable()
     if os.path.lexists(dataset / DATASET.manifest_file):

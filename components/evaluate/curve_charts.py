@@ -44,19 +44,20 @@ def curve_charts(findings: Findings) -> list[Markup]:
             of.counts.tolist(),
         )
     ]
+    places: dict[int, int] = {}  # one class looks the same in both charts
     for title, area, curves, axes in (
         ("ROC", "AUC", findings.roc, ("false positive rate", "true positive rate")),
         ("Precision and recall", "average precision", findings.precision_recall, ("recall", "precision")),
     ):
-        if lines := _lines(findings, curves):
+        if lines := _lines(findings, curves, places):
             ideal = [Series("chance", "ideal", [(0, 0), (1, 1)], False)] if title == "ROC" else []
             label = f"{title}, {area}: {'; '.join(line.name for line in lines)}"
             charts.append(unit_chart(title, label, axes, [*lines, *ideal]))
     return charts
 
 
-def _lines(findings: Findings, curves: Curves) -> list[Series]:
-    """The mean over the classes, and the classes of the smallest areas."""
+def _lines(findings: Findings, curves: Curves, places: dict[int, int]) -> list[Series]:
+    """The mean over the classes, and the classes of the smallest areas; `places` are those of the chart before."""
     if curves.macro is None or curves.area is None:
         return []
 
@@ -67,7 +68,10 @@ def _lines(findings: Findings, curves: Curves) -> list[Series]:
     has_one = np.flatnonzero(np.isfinite(curves.areas))
     if len(has_one) > 2:  # of two classes the curves are one another's mirror
         worst = has_one[np.argsort(curves.areas[has_one], kind="stable")][:_WORST_CLASSES].tolist()
-        for rank, index in enumerate(worst, start=1):
+        kept = {index: places[index] for index in worst if index in places}
+        free = (place for place in range(1, _WORST_CLASSES + 1) if place not in kept.values())
+        places |= {index: kept[index] if index in kept else next(free) for index in worst}
+        for index in worst:
             name = f"{named(findings.classes[index], 24)} {curves.areas[index]:.4f}"
-            lines.append(Series(name, f"worst-{rank}", points(curves.classes[index]), False))
+            lines.append(Series(name, f"worst-{places[index]}", points(curves.classes[index]), False))
     return [Series(f"mean of classes {curves.area:.4f}", "macro", points(curves.macro), False), *lines]

@@ -26,8 +26,9 @@ def data_highlights(findings: Findings, dataset: DatasetManifest) -> dict[str, A
     of_classes = dataset.splits[split].class_counts
     most, least = int(np.argmax(of_classes)), int(np.argmin(of_classes))
     extremes = [f"{of_classes[index]:,} of “{named(dataset.classes[index])}”" for index in (most, least)]
+    of_class = " to ".join(extremes) if of_classes[most] != of_classes[least] else f"{of_classes[most]:,} of each"
     facts += [
-        (f"images of a class, {split} split", " to ".join(extremes)),
+        (f"images of a class, {split} split", of_class),
         ("unreadable, set aside", f"{len(dataset.unreadable):,}"),
         ("left out", _counts(dataset.left_out.by_name())),
         ("changed by data prep", _counts(dataset.noted)),
@@ -54,9 +55,10 @@ def _sizes(findings: Findings, width: int, height: int) -> list[tuple[str, str]]
     named_sizes = [sizes[index] for index in (int(areas.argmin()), int(areas.argmax()))]
     smaller = int((sizes < (width, height)).any(axis=1).sum())
     common = sizes[first[of_kind.argmax()]]
+    most_common = f"{common[0]:,} × {common[1]:,} ({int(of_kind.max()):,} of {len(sizes):,})"
     return [
         ("original sizes", " to ".join(f"{size[0]:,} × {size[1]:,}" for size in named_sizes) + " pixels"),
-        ("most common size", f"{common[0]:,} × {common[1]:,} ({int(of_kind.max()):,} of {len(sizes):,})"),
+        ("most common size", most_common if of_kind.max() > 1 else "none; no two are alike"),
         ("smaller than stored", f"{smaller:,} of {len(sizes):,} images were enlarged" if smaller else "none"),
     ]
 

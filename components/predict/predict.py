@@ -15,11 +15,13 @@ import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
 from components.predict.image_files import ImageFile, ImageFiles
-from components.shared.artifacts.model import MODEL, ONNX_FILE, Model, model_directory, onnx_file, open_model
+from components.shared.artifacts.model import MODEL, ONNX_FILE, Model, onnx_file, open_model
 from components.shared.decoding.batches import DECODING_THREADS, AnyFile, DecodedBatch, decode_batches, least_size
 from components.shared.decoding.pixels import WHITE, Background, Note
 from components.shared.errors import ArtifactError, InputError
 from components.shared.inference.classifier import OnnxClassifier
+from components.shared.inference.runtime import check_device
+from components.shared.logs import step_logger
 from components.shared.params.types import ColorOfBackground, background_of
 from components.shared.storage.location import AnyPath, Location, parse_location
 from components.shared.text import first_line
@@ -30,6 +32,8 @@ _BATCH_BYTES = 16 << 20
 # Batches that wait for the network, or are in it, while others are decoded.
 _AHEAD = 2
 _NOT_FINITE = "the network gives values for it that are not finite; train it again, with a smaller learning rate"
+
+_log = step_logger("predict")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +70,14 @@ class Predictor:
         Raises:
             ArtifactError: It is none, is damaged, or of version 0.8 or earlier.
             DeviceError: There is no such device.
+            InputError: `device` is none of these.
         """
+        check_device(device, _log)
         if model.is_file() and model.name != MODEL.manifest_file:
             return cls(OnnxClassifier.from_file(model, device))
         if model.name == MODEL.manifest_file:
             raise InputError(f"{model}: is a model's manifest; name its directory")
-        model = model_directory(model)
-        if not (model / MODEL.manifest_file).exists() and (model / ONNX_FILE).exists():
+        if (model / ONNX_FILE).exists() and not (model / MODEL.manifest_file).exists():
             raise InputError(f"{model}: has no {MODEL.manifest_file}; name {model / ONNX_FILE} itself")
         opened = open_model(model, onnx_file)
         return cls(OnnxClassifier.open(opened, device), _background(opened))
@@ -162,7 +167,7 @@ def predict(
     Raises:
         ArtifactError: The model cannot be used.
         DeviceError: There is no such device.
-        InputError: `top_k` is below 1.
+        InputError: `top_k` is below 1, or `device` none of these.
         StorageRefusedError: A bucket cannot be read.
         StorageUnavailableError: A bucket's store does not answer.
     """

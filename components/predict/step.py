@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from components.predict.image_files import STANDARD_INPUT, ImageFile, ImageFiles
@@ -37,6 +37,7 @@ from components.shared.text import shown
 
 # Files that are listed before the first is predicted, so that it is known how many there are.
 _LISTED_FIRST = 10_000
+_FORMS: dict[str, Format] = {"": "csv", ".csv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 _log = step_logger("predict")
 
@@ -108,6 +109,7 @@ def predict_staged(
     check_top_k(top_k)
     if output is not None and ending_of(output.name) in image_extensions():  # such as *.png after --output
         raise InputError(f"{output}: is named as an image is; name a file for the predictions, such as .csv or .jsonl")
+    form = form or _form_of(output, is_shown=output is None and sys.stdout.isatty())
     locations, is_shown = list(images), output is None and sys.stdout.isatty()
     with Staging(_log, emit, params) as staging, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow warns of is read, or has a reason not to be
@@ -118,7 +120,7 @@ def predict_staged(
         batches = predictor.batches(found, top_k)
         # Given up, what is being fetched is so first, as threads wait for it.
         with _written(output) as write, closing(batches), files:
-            rows = Rows(form or _form_of(output, is_shown=is_shown), write, classifier.classes, top_k)
+            rows = Rows(form, write, classifier.classes, top_k)
             with PredictionProgress(staging.emit, classifier.device, total, shows_bar=not is_shown) as progress:
                 for batch in batches:
                     rows.add(batch)
@@ -130,10 +132,12 @@ def predict_staged(
                 rate = progress.images_per_second
             left_out = ", ".join(f"{count} {what}" for what, count in files.left_out.most_common())
             if unread == progress.done:
-                where = shown(", ".join(map(str, locations)))
                 others = f"; not images: {left_out}" if left_out else ""
+                if unread == 1:
+                    raise DataError(f"{first}{others}")
+                where = ", ".join("standard input" if each == STANDARD_INPUT else str(each) for each in locations)
                 what = f"none of {unread} files can be read; the first is {first}" if unread else "no image is there"
-                raise DataError(f"{where}: {what}{others}")
+                raise DataError(f"{shown(where)}: {what}{others}")
         color = "white" if predictor.background == WHITE else list(predictor.background)
         for level, line in note_lines(predictor.noted, color):
             _log.log(level, "%s", line)
@@ -142,7 +146,7 @@ def predict_staged(
         if unread:
             _log.warning("%d of %d files were not read; the first is %s", unread, progress.done, first)
         images_done, speed = progress.done - unread, f"{rate:,.0f} images/s on {classifier.device}"
-        _log.info("%s images in %d classes, %s", f"{images_done:,}", len(classifier.classes), speed)
+        _log.info("images predicted: %s, %s%s", f"{images_done:,}", speed, f"; they are in {output}" if output else "")
         return PredictResult(
             predictions=None if output is None else str(output),
             images=images_done,
@@ -160,9 +164,12 @@ def _local_model(staging: Staging, model: AnyPath) -> Path:
 
 
 def _form_of(output: AnyPath | None, *, is_shown: bool) -> Format:
-    if output is not None and output.name.lower().endswith((".jsonl", ".ndjson")):
-        return "jsonl"
-    return "table" if is_shown else "csv"
+    if output is None:
+        return "table" if is_shown else "csv"
+    form = _FORMS.get(PurePath(output.name).suffix.lower())
+    if form is None:
+        raise InputError(f"{output}: no format has this ending; name a .csv or .jsonl file, or set --format")
+    return form
 
 
 def _listed_first(files: ImageFiles, locations: list[AnyPath]) -> tuple[Iterator[ImageFile], int | None]:

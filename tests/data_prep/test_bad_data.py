@@ -332,3 +332,11 @@ def test_bad_data_ends_with_one_line_that_says_what_is_wrong(
 
     assert expected in message
     record_property(BAD_INPUT, ("data", message))
+
+
+def test_a_gate_on_a_class_that_the_data_do_not_have_ends_here_and_not_after_training(tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "data", {"cat": 3, "dog": 3})
+
+    assert refusal(data, gate={"recall[kat]": {"min": 0.5}}) == (
+        "params: gate.recall[kat]: there is no class 'kat' among cat, dog; did you mean 'cat'?"
+    )

@@ -252,6 +252,12 @@ def test_the_data_stands_out() -> None:
     ):
         assert fact in text
     assert "28 × 28 pixels, all alike" in page_of(made_up(CLASSES, 50)).text()
+    made = made_up(CLASSES, 50, sizes=lambda index: (30 + index, 30))
+    train = made.dataset.splits["train"].model_copy(update={"class_counts": [49] * len(CLASSES)})
+    alike = made.dataset.model_copy(update={"splits": made.dataset.splits | {"train": train}})
+    text = page_of(replace(made, dataset=alike)).text()
+    assert "images of a class, train split 49 of each" in text
+    assert "most common size none; no two are alike" in text
 
 
 def test_images_without_names_are_numbered() -> None:
@@ -273,6 +279,13 @@ def test_training_curves(history: list[float | None]) -> None:
     assert len(page.every("svg")) == 4 + (3 if history else 0)
     places = " ".join(line["points"] or "" for line in page.every("polyline"))
     assert re.fullmatch(r"[0-9., ]*", places)  # no nan, no inf
+
+
+def test_a_class_has_the_same_line_in_both_charts_of_curves() -> None:
+    keys = re.findall(r'class="key worst-(\d)">(\w+) [\d.]+<', made_up(CLASSES, 60, spread=6).report())
+
+    assert keys[:3] != keys[3:]  # the worst by one are not in that order by the other
+    assert sorted(keys[:3]) == sorted(keys[3:])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

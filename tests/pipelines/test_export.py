@@ -97,6 +97,12 @@ def test_triton_is_told_what_the_file_holds(shutterline: Shutterline, tmp_path: 
     done = shutterline("export", model.path, "--layout", "triton", "-o", out, "--name", "pets", "--max-batch", 16)
 
     assert done.code == 0, done.err
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model").symlink_to(model.path)
+    of_run = shutterline(
+        "export", tmp_path / "run", "--layout", "triton", "-o", out, "--name", "pets", "--max-batch", 16
+    )
+    assert of_run.err + of_run.out == f"is there already: version 1 of pets in {out}\n"
     assert list(files(out)) == ["pets/1/model.onnx", "pets/config.pbtxt", "pets/labels.txt"]
     config, graph = config_of(out / "pets" / "config.pbtxt"), onnx.load(out / "pets" / "1" / "model.onnx").graph
     assert (config.name, config.platform, config.max_batch_size) == ("pets", "onnxruntime_onnx", 16)
@@ -282,7 +288,9 @@ def test_what_the_servers_do_not_take_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_models_without_an_onnx_file_are_refused(refused: Refused, tmp_path: Path) -> None:
+def test_models_without_an_onnx_file_are_refused(refused: Refused, tmp_path: Path, model: Model) -> None:
+    alone = refused("export", model.path / "model.onnx", "--layout", "triton", "-o", tmp_path / "out")
+    assert alone == f"{model.path}/model.onnx: is a file; name the model's directory, whose model.json is needed, too"
     old = write_onnx_directory(tmp_path / "old", onnx=None)
 
     message = refused("export", old.path, "--layout", "triton", "-o", tmp_path / "out")

@@ -16,6 +16,7 @@ from components.shared.events.event import StepEvent
 from components.shared.events.spool import events_in
 from components.shared.run import EVENTS_VARIABLE
 from tests.examples import DIGITS, write_params
+from tests.onnx_models import write_onnx_directory
 from tests.pipelines.conftest import Environment, Refused, Shutterline
 from tests.pipelines.test_executed import compile_for, ends, execute, outcomes
 
@@ -127,6 +128,12 @@ def test_a_gate_is_needed_to_be_required_and_places_are_looked_at_before_anythin
     run = ["run", "--data", DIGITS, "--params", params(), "--out", "out"]
     assert refused(*run, "--require-gate").startswith("--require-gate: the params have no gate; add one")
     assert "baseline: nowhere: there is no such model directory" in refused(*run, "--set", "baseline=nowhere")
+    # What versions are published into is no model, and it is known before an hour of training.
+    write_onnx_directory(Path("models/20261101-101500-0f3a"))
+    message = "baseline: models: is no model directory; name one that is in it, such as models/20261101-101500-0f3a"
+    assert message in refused(*run, "--set", "baseline=models")
+    write_onnx_directory(Path("old"), onnx=None)
+    assert "baseline: old: has no model.onnx, being of version 0.8" in refused(*run, "--set", "baseline=old")
     Path("file").write_text("")
     assert "publish_uri file: cannot be written by user" in refused(*run, "--set", "publish_uri=file")
     assert "is in the data" in refused(*run, "--set", f"publish_uri={DIGITS}/published")

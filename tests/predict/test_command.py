@@ -77,7 +77,7 @@ def test_csv_has_a_row_for_each_file(run: Run, model: Path, photos: Path, capsys
     ]
     assert "predict   not images: 1 .txt\n" in printed.err
     assert f"WARNING 1 of 4 files were not read; the first is {photos}/broken.jpg: is not an image" in printed.err
-    assert "predict   3 images in 4 classes, " in printed.err
+    assert "predict   images predicted: 3, " in printed.err
 
 
 @both
@@ -162,8 +162,9 @@ def test_with_json_one_document_is_printed(
 def test_bad_input_ends_with_one_message_and_exit_code_2(run: Run, model: Path, photos: Path, capsys: Captured) -> None:
     for place, images, message in (
         (model.parent / "none", photos, "none: there is no such model directory"),
-        (model, photos / "broken.jpg", "none of 1 files can be read; the first is"),
-        (model, photos / "none", "there is no such file or folder"),
+        (model, photos / "broken.jpg", "broken.jpg: is not an image in a known format"),
+        (model, photos / "none", f"{photos}/none: there is no such file or folder"),
+        (photos, photos, f"{photos}: is not a complete model: model.json, which is written last, is missing"),
         (model, photos / "notes.txt", "is not an image in a known format"),
     ):
         assert run(place, images) == 2
@@ -171,6 +172,29 @@ def test_bad_input_ends_with_one_message_and_exit_code_2(run: Run, model: Path, 
         (error,) = [line for line in printed.err.splitlines() if "rror" in line or "ERROR" in line]
         assert message in error
         assert "Traceback" not in printed.err
+
+
+@both
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output", "x.xlsx"], "x.xlsx: no format has this ending; name a .csv or .jsonl file, or set --format"),
+        (["--output", "x.json"], "x.json: no format has this ending; name a .csv or .jsonl file, or set --format"),
+        (["--device", "gpu"], 'device: must be "auto", "cpu", "cuda" or "cuda:N", got gpu'),
+    ],
+)
+def test_what_would_be_guessed_is_refused(
+    run: Run, model: Path, photos: Path, capsys: Captured, options: list[str], message: str
+) -> None:
+    assert run(model, photos, *options) == 2
+    assert message in capsys.readouterr().err
+    assert not Path(options[1]).exists()
+
+
+@both
+def test_a_gpu_that_this_build_cannot_use_is_logged(run: Run, model: Path, photos: Path, capsys: Captured) -> None:
+    assert run(model, photos, "--device", "cuda") == 0
+    assert 'device: "cuda": this ONNX Runtime is built for the CPU alone, and runs there' in capsys.readouterr().err
 
 
 @both

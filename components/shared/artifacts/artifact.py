@@ -39,6 +39,7 @@ WRITING_MARKER = ".shutterline-writing"
 CONTENTS = re.compile(r"files-[0-9a-f]{12}")  # the folder of an artifact's files in a bucket
 # A part of a path has at most 255 bytes in the usual file systems, and a path 4,096 with the directory before it.
 _LONGEST_PART, _LONGEST_FILE = 255, 1000
+_MANIFESTS = ("dataset.json", "model.json", "evaluation.json")
 _CLASS_NAME_LENGTH = 200
 _RELATIVE_FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 
@@ -246,10 +247,7 @@ def read_manifest(path: Path, kind: ArtifactKind) -> Any:
     except (FileNotFoundError, NotADirectoryError):
         if not path.is_dir():
             raise ArtifactError(f"{path}: there is no such {kind.name} directory") from None
-        raise ArtifactError(
-            f"{path}: is not a complete {kind.name}: {kind.manifest_file}, which is written last, is missing; "
-            "run the step that makes it again"
-        ) from None
+        raise ArtifactError(_absent(path, kind)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except ValueError as error:
@@ -265,6 +263,15 @@ def read_manifest(path: Path, kind: ArtifactKind) -> Any:
         first = error.errors(include_url=False)[0]
         where = shortened(".".join(str(part) for part in first["loc"]), 100) or "as a whole"
         raise ArtifactError(f"{file}: {where}: {shortened(first['msg'], 150)}; the file is damaged") from error
+
+
+def _absent(path: Path, kind: ArtifactKind) -> str:
+    if inner := sorted(path.glob(f"*/{kind.manifest_file}")):  # such as a run's, or versions that were published
+        return f"{path}: is no {kind.name} directory; name one that is in it, such as {inner[-1].parent}"
+    if other := next((name for name in _MANIFESTS if (path / name).is_file()), None):
+        return f"{path}: is no {kind.name} directory, but one with {other}; name one that has {kind.manifest_file}"
+    missing = f"{kind.manifest_file}, which is written last, is missing"
+    return f"{path}: is not a complete {kind.name}: {missing}; run the step that makes it again"
 
 
 def contents_folder(manifest: bytes) -> str:

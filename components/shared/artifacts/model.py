@@ -204,5 +204,5 @@ def model_directory(path: Path) -> Path:
 
 
 def open_model(path: Path, chosen: Callable[..., Iterable[FileRecord]] = Manifest.files) -> Model:
-    """Open a model directory, every chosen file checked; ArtifactError: not a complete one, or damaged."""
-    return Model(*open_artifact(path, MODEL, chosen))
+    """Open the directory of a model or a run, every chosen file checked; ArtifactError: no complete one, or damaged."""
+    return Model(*open_artifact(model_directory(path), MODEL, chosen))

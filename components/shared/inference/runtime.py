@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 from contextlib import redirect_stdout
 from io import StringIO
@@ -16,8 +17,10 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime
 
-from components.shared.errors import DeviceError
+from components.shared.errors import DeviceError, InputError
 from components.shared.limits import usable_cpus
+from components.shared.params.params import DEVICE_RULE
+from components.shared.text import shortened
 
 _CUDA = "CUDAExecutionProvider"
 # Failures are raised; what the library prints beside them repeats them in its own form.
@@ -35,7 +38,11 @@ def check_device(wanted: str, log: logging.Logger) -> None:
     """Refuse, by DeviceError, a GPU that is asked for by name where this build would use one and there is none.
 
     A build for the CPU alone takes no notice but in the log: one ``device`` configures training and evaluation.
+    InputError: It is the name of no device.
     """
+    pattern, message = DEVICE_RULE
+    if re.fullmatch(pattern, wanted) is None:
+        raise InputError(f"device: {message}, got {shortened(wanted)}")
     if not wanted.startswith("cuda"):
         return
     if not built_for_cuda():
