@@ -12,9 +12,8 @@ import numpy as np
 from components.data_prep.source import BATCH_BYTES, Batch, SourceSplit
 from components.shared.artifacts.dataset import UnreadableImage
 from components.shared.artifacts.names import ImageName
-from components.shared.decoding.batches import DECODING_THREADS, decode_batches, least_size
-from components.shared.decoding.images import DecodingMemory
-from components.shared.decoding.pixels import WHITE, Background
+from components.shared.decoding.batches import LEAST_SIZE, decode_batches
+from components.shared.decoding.pixels import Background
 from components.shared.text import shown
 
 
@@ -36,26 +35,19 @@ def image_split(
         if reasons and file in reasons
     }
     labels = np.array([label for _, label in rows], dtype=np.int64)
-    return SourceSplit(folder, labels, partial(read_batches, root, files), unreadable)
+    return SourceSplit(folder, labels, partial(_read_batches, root, files), unreadable)
 
 
-def read_batches(
-    root: Path,
-    files: list[str],
-    shape: tuple[int, int, int],
-    skip: Collection[int] = (),
-    background: Background = WHITE,
-    *,
-    memory: DecodingMemory | None = None,
-    threads: int = DECODING_THREADS,
+def _read_batches(
+    root: Path, files: list[str], shape: tuple[int, int, int], skip: Collection[int], background: Background
 ) -> Iterator[Batch]:
     """Decode files of images below `root` by several threads, in order, but for those at positions to skip."""
     wanted = np.array([position for position in range(len(files)) if position not in skip], dtype=np.int64)
     # Larger than other batches: each costs a round of Python's work.
-    size = max(least_size(threads), min(1024, 4 * BATCH_BYTES // math.prod(shape)))
+    size = max(LEAST_SIZE, min(1024, 4 * BATCH_BYTES // math.prod(shape)))
     paths = (root / files[position] for position in wanted)
     start = 0
-    for batch in decode_batches(paths, shape, background, size=size, memory=memory, threads=threads):
+    for batch in decode_batches(paths, shape, background, size=size):
         positions = wanted[start : start + len(batch.reasons)]
         start += len(positions)
         unreadable = {

@@ -36,16 +36,16 @@ class Reliability:
         return float(np.average(gaps, weights=self.counts[filled]))
 
 
-def reliability_of(right: npt.NDArray[np.bool_], confidences: Reals, bins: int = BINS) -> Reliability:
+def reliability_of(right: npt.NDArray[np.bool_], confidences: Reals) -> Reliability:
     """The reliability of predictions that are right or not, with their confidences, each of shape (images,)."""
-    edges = np.linspace(0, 1, bins + 1)
+    edges = np.linspace(0, 1, BINS + 1)
     # Upper edges belong to their bin, as Guo et al. 2017 have it.
-    of = np.clip(np.searchsorted(edges, confidences, side="left") - 1, 0, bins - 1)
-    counts = np.bincount(of, minlength=bins)
+    of = np.clip(np.searchsorted(edges, confidences, side="left") - 1, 0, BINS - 1)
+    counts = np.bincount(of, minlength=BINS)
     with np.errstate(invalid="ignore"):
         return Reliability(
             edges=edges,
             counts=counts,
-            confidence=np.bincount(of, weights=confidences, minlength=bins) / counts,
-            accuracy=np.bincount(of, weights=right, minlength=bins) / counts,
+            confidence=np.bincount(of, weights=confidences, minlength=BINS) / counts,
+            accuracy=np.bincount(of, weights=right, minlength=BINS) / counts,
         )

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from components.shared.command import CommandParser, add_path_option, path_option, step_command
-from components.shared.events.data import Emit
+from components.shared.events.data import Emit, ignore_events
 from components.shared.params.params import Params
 from components.shared.step import Reported
 
@@ -24,10 +24,9 @@ docker run --rm --network none -v "$PWD/runs:/runs:ro" -v "$PWD/photos:/photos:r
 """
 
 
-def _work(options: argparse.Namespace, params: Params | None, emit: Emit | None = None) -> Reported:
+def _work(options: argparse.Namespace, params: Params | None, emit: Emit = ignore_events) -> Reported:
     # ONNX Runtime, NumPy and Pillow load here, so that --help need not wait for them.
     from components.predict.step import predict_staged
-    from components.shared.events.data import ignore_events
 
     return predict_staged(
         model=options.model,
@@ -38,7 +37,7 @@ def _work(options: argparse.Namespace, params: Params | None, emit: Emit | None 
         device=options.device,
         follow_links=options.follow_links,
         params=params,
-        emit=emit or ignore_events,
+        emit=emit,
     )
 
 

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from components.predict.image_files import ImageFile, ImageFiles
 from components.shared.artifacts.model import MODEL, ONNX_FILE, Model, onnx_file, open_model
-from components.shared.decoding.batches import DECODING_THREADS, AnyFile, DecodedBatch, decode_batches, least_size
+from components.shared.decoding.batches import LEAST_SIZE, AnyFile, DecodedBatch, decode_batches
 from components.shared.decoding.pixels import WHITE, Background, Note
 from components.shared.errors import ArtifactError, InputError
 from components.shared.inference.classifier import OnnxClassifier
@@ -97,7 +97,7 @@ class Predictor:
                 yield file.opened
 
         shape = self.classifier.image_shape
-        size = max(least_size(DECODING_THREADS), min(self.classifier.batch_size, _BATCH_BYTES // math.prod(shape)))
+        size = max(LEAST_SIZE, min(self.classifier.batch_size, _BATCH_BYTES // math.prod(shape)))
         waiting: deque[tuple[DecodedBatch, Future[npt.NDArray[np.float32]]]] = deque()
 
         def predicted() -> list[Prediction]:

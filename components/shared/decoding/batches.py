@@ -19,6 +19,8 @@ from components.shared.limits import usable_cpus
 # Pillow releases the interpreter's lock while it decodes and resizes. Each thread holds one whole image, of those that
 # fit in memory together.
 DECODING_THREADS = min(16, usable_cpus())
+# The smallest batches with which these are busy: two are decoded at once.
+LEAST_SIZE = (DECODING_THREADS + 1) // 2
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,6 @@ class _Decoding:
 
 # A file, or what makes one for as long as it is decoded; UnreadableImageError, as it does so, is this image's.
 AnyFile = Path | AbstractContextManager[Path]
-
-
-def least_size(threads: int) -> int:
-    """The smallest batches with which so many threads are busy: two are decoded at once."""
-    return (threads + 1) // 2
 
 
 def decode_batches(

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from components.shared import strict_yaml
 from components.shared.errors import ParamsError, Problem
+from components.shared.params.gate import CLASS_METRICS
 from components.shared.strict_json import StrictJsonError, no_constant, parse_json, unique_keys
 from components.shared.strict_yaml import DocumentError, parse_yaml, read_text
 from components.shared.text import shortened
@@ -20,7 +21,7 @@ MAX_NESTING = 64
 
 _NAME = "[A-Za-z_][A-Za-z0-9_]*"
 # The figure of one class, whose name may be almost anything: gate.recall[golden retriever].min.
-_CLASS_THRESHOLD = re.compile(r"gate\.((?:precision|recall|f1)\[.+\])(?:\.(min|max))?")
+_CLASS_THRESHOLD = re.compile(rf"gate\.((?:{'|'.join(CLASS_METRICS)})\[.+\])(?:\.(min|max))?")
 _PYTHON_NAMES = {"True": True, "False": False, "None": None}
 
 
