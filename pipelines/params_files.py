@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.shared.artifacts.model import onnx_file, onnx_of, open_model
+from components.shared.artifacts.model import ModelManifest, onnx_file, onnx_of, open_model
 from components.shared.errors import ArtifactError, InputError, ParamsError
 from components.shared.files import require_writable
 from components.shared.params.params import Params, parse
@@ -120,7 +120,7 @@ def check_params(parsed: Parsed) -> Checked:
 
 
 def require_inputs(params: Params, source: str) -> None:
-    """Require that ``initial_weights`` is there and ``baseline`` a model; a bucket is not asked."""
+    """Require that ``initial_weights`` and ``baseline`` are there and can be used; a bucket is not asked."""
     for key, what in (("initial_weights", "file or model directory"), ("baseline", "model directory")):
         named = getattr(params, key)
         where = parse_location(named) if named else None
@@ -128,9 +128,19 @@ def require_inputs(params: Params, source: str) -> None:
             fail(f"{where}: there is no such {what} on this machine", source, key)
         if isinstance(where, Path) and key == "baseline":
             try:
-                onnx_of(open_model(where, onnx_file).manifest, where)
+                baseline = open_model(where, onnx_file).manifest
+                onnx_of(baseline, where)
             except ArtifactError as error:
                 fail(str(error), source, key)
+            _require_comparable(baseline, params, where, source)
+
+
+def _require_comparable(baseline: ModelManifest, params: Params, where: Path, source: str) -> None:
+    """Refuse a baseline that evaluation would refuse, when the training is paid for."""
+    ours, theirs = (params.n_classes, *params.image_shape), (len(baseline.classes), *baseline.image.as_tuple())
+    if ours != theirs:
+        spelled = ("{} classes of {} × {} pixels in {} channel(s)".format(*each) for each in (theirs, ours))
+        fail(f"{where}: is a model of {next(spelled)}, and the params are of {next(spelled)}", source, "baseline")
 
 
 def require_destination(params: Params, data: AnyPath) -> None:

@@ -12,6 +12,7 @@ from components.evaluate.metrics import Scores, figures_of, joined
 from components.shared.artifacts.dataset import Dataset
 from components.shared.artifacts.evaluation import ComparisonRecord
 from components.shared.artifacts.model import MODEL, Model, onnx_file, onnx_of, open_model
+from components.shared.errors import ArtifactError
 from components.shared.inference.classifier import OnnxClassifier
 from components.shared.metrics import per_class
 from components.shared.params.params import Params
@@ -38,9 +39,13 @@ class Baseline:
         """
         if params.baseline is None:
             return None
-        model = open_model(staging.artifact(parse_location(params.baseline), MODEL, onnx_file), onnx_file)
-        check_data(model, data)
-        return cls(params.baseline, model, OnnxClassifier.open(model, params.device), data, params.manual_seed)
+        try:
+            model = open_model(staging.artifact(parse_location(params.baseline), MODEL, onnx_file), onnx_file)
+            check_data(model, data)
+            classifier = OnnxClassifier.open(model, params.device)
+        except ArtifactError as error:
+            raise ArtifactError(f"baseline {error}") from error
+        return cls(params.baseline, model, classifier, data, params.manual_seed)
 
     def compare(self, ours: Scores) -> ComparisonRecord:
         """Run on the test split, and compare a model that has these scores there; ArtifactError: it cannot run."""

@@ -64,7 +64,8 @@ def test_a_baseline_of_other_classes_is_refused(parts: Parts, capsys: pytest.Cap
 
     assert main(parts.command("--set", f"baseline={other}")) == 2
 
-    assert f"{other}: has the classes of the dataset {parts.dataset} in another order" in capsys.readouterr().err
+    message = f"baseline {other}: has the classes of the dataset {parts.dataset} in another order"
+    assert message in capsys.readouterr().err
     assert not (parts.evaluation / "evaluation.json").exists()
 
 

@@ -20,6 +20,7 @@ from components.shared.step import StepName, StepRecord
 from components.shared.version import __version__
 from pipelines.params_files import EXAMPLE_PARAMS
 from tests.examples import DIGITS, write_params
+from tests.onnx_models import write_onnx_directory
 from tests.pipelines.conftest import Done, Environment, Refused, Shutterline
 from tests.pipelines.docker_server import Behaviour, DockerServer
 
@@ -468,7 +469,7 @@ def test_containers_of_others_are_kfps_own_business(
 def test_a_model_is_published_from_a_container_that_sees_where(
     here: Path, shutterline: Shutterline, engine: DockerServer
 ) -> None:
-    (here / "baseline").mkdir()
+    write_onnx_directory(here / "baseline", classes=list("0123456789"), shape=(8, 8, 1))
     params = write_params(Path("params.json"), publish_uri="models", baseline="baseline")
 
     done, document = run(shutterline, "--params", params, "--data", DIGITS, "--out", "out")

@@ -41,6 +41,7 @@ CONTENTS = re.compile(r"files-[0-9a-f]{12}")  # the folder of an artifact's file
 _LONGEST_PART, _LONGEST_FILE = 255, 1000
 _MANIFESTS = ("dataset.json", "model.json", "evaluation.json")
 _CLASS_NAME_LENGTH = 200
+EARLIER: Literal["of_an_earlier_version"] = "of_an_earlier_version"  # the error of a manifest that is whole
 _RELATIVE_FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 
 
@@ -261,6 +262,8 @@ def read_manifest(path: Path, kind: ArtifactKind) -> Any:
         return kind.manifest_type.model_validate(document, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if first["type"] == EARLIER:
+            raise ArtifactError(f"{file}: {first['msg']}") from None
         where = shortened(".".join(str(part) for part in first["loc"]), 100) or "as a whole"
         raise ArtifactError(f"{file}: {where}: {shortened(first['msg'], 150)}; the file is damaged") from error
 

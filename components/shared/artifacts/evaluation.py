@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from components.shared.artifacts.artifact import (
+    EARLIER,
     ArtifactKind,
     ClassNames,
     FileRecord,
@@ -125,7 +127,7 @@ class EvaluationManifest(Manifest):
     @classmethod
     def _of_this_version(cls, document: Any) -> Any:
         if isinstance(document, dict) and "last_weights" in document:
-            raise ValueError("is of version 0.8 or earlier; evaluate the model again")
+            raise PydanticCustomError(EARLIER, "is of version 0.8 or earlier; evaluate the model again")
         return document
 
     @model_validator(mode="after")
