@@ -131,10 +131,7 @@ def _sums(columns: Reals, groups: Integers, n_groups: int) -> Reals:
 
 
 def _add_two_images(counts: list[Any], true: Integers, random: np.random.Generator) -> None:
-    """Add one image that is right and one that is wrong to each row of support, times predicted and right ones.
-
-    The wrong one is taken for the class of an image of another class; for none where there is one class alone.
-    """
+    """Add one image that is right and one that is wrong to each row of support, times predicted and right ones."""
     support, taken, _ = counts
     rows, n_images = np.arange(len(support)), len(true)
     weights = random.standard_exponential((2, len(rows)))
@@ -145,6 +142,6 @@ def _add_two_images(counts: list[Any], true: Integers, random: np.random.Generat
     support[rows, own] += weights[1]
     begin, end = np.searchsorted(true, own), np.searchsorted(true, own, side="right")
     others = n_images - (end - begin)
-    if others.min():
+    if others.min():  # of one class alone, the wrong one is taken for none; else for that of an image of another
         other = random.integers(others)
         taken[rows, true[np.where(other >= begin, other + end - begin, other)]] += weights[1]

@@ -65,11 +65,8 @@ def write_outputs(
 
 
 def _roc(findings: Findings) -> tuple[list[float], list[float], list[float]] | None:
-    """The ROC curve as KFP draws it, which wants a finite threshold beside every point.
-
-    Of two classes it is the second's. Of more it is the mean of all, each against the rest, which has no thresholds:
-    specificity takes their place.
-    """
+    """The ROC curve as KFP draws it, which wants a finite threshold beside every point."""
+    # Of two classes the second's; of more the mean of all, each against the rest, which has specificity for thresholds.
     of_two = findings.roc.classes[1] if len(findings.classes) == 2 else None
     curve = of_two or findings.roc.macro
     if curve is None:

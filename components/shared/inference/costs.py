@@ -97,10 +97,8 @@ class _Walk:
         return math.prod(self._shapes[name]) * DTYPES[kind].itemsize
 
     def _check_dimensions(self, node: NodeProto, attributes: Attributes) -> None:
-        """Refuse dimensions that the first input has not, and parts that nothing gets.
-
-        onnx's inference looks both up unchecked, and ends the process (1.23).
-        """
+        """Refuse dimensions that the first input has not, and parts that nothing gets."""
+        # onnx's inference looks both up unchecked, and ends the process (1.23).
         if node.op_type == "Split":
             lengths = self._values.get(node.input[1]) if len(node.input) > 1 else None
             if len(node.output) not in (attributes.get("num_outputs"), None if lengths is None else lengths.size):
