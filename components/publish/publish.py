@@ -26,12 +26,12 @@ from components.publish.model_card import model_card
 from components.shared.artifacts.artifact import Manifest
 from components.shared.artifacts.evaluation import EVALUATION, Evaluation, open_evaluation
 from components.shared.artifacts.model import MODEL, Model, onnx_of, open_model
-from components.shared.errors import ArtifactError, ParamsError, Problem
+from components.shared.errors import ArtifactError, InputError, ParamsError, Problem
 from components.shared.events.data import Succeeded
 from components.shared.files import sha256_of
 from components.shared.logs import step_logger
 from components.shared.params.params import Params
-from components.shared.storage.location import AnyPath, Location, parse_location
+from components.shared.storage.location import AnyPath, Location, lies_within, parse_location
 from components.shared.storage.transfer import OnProgress
 from components.shared.text import shortened
 
@@ -99,6 +99,9 @@ def publish(*, model: Path, evaluation: Path, params: Params, reporting: Reporti
         StorageUnavailableError: The store does not answer.
     """
     where = destination(params)
+    for what, directory in (("model", model), ("evaluation", evaluation)):
+        if lies_within(where, directory):
+            raise InputError(f"publish_uri {where}: is in the {what} directory, {directory}; name another directory")
     opened, evaluated = open_model(model), open_evaluation(evaluation)
     require_passed(opened, evaluated, params)
     with tempfile.TemporaryDirectory(prefix="shutterline-publish-") as folder:

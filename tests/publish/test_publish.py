@@ -160,6 +160,14 @@ def test_a_model_that_is_not_the_one_evaluated_is_refused(tmp_path: Path, root: 
     assert not root.exists()
 
 
+@pytest.mark.parametrize("what", ["model", "evaluation"])
+def test_nothing_is_published_into_what_is_published(ready: Parts, what: str) -> None:
+    inside: Path = getattr(ready, what) / "published"
+    with pytest.raises(InputError, match=f"publish_uri .* is in the {what} directory, .*; name another directory"):
+        published(ready, inside)
+    assert not inside.exists()
+
+
 def test_a_model_that_does_not_pass_is_refused(tmp_path: Path, root: Path) -> None:
     parts = parts_in(tmp_path)
     gate = {"accuracy": {"min": 1.0}}
