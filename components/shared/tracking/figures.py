@@ -15,7 +15,8 @@ from components.shared.events.data import Progress
 # nobody reads more in a table: longer ones are in params.json alone.
 _LONGEST_PARAM = 500
 _LONGEST_KEY = 250
-_NOT_IN_A_KEY = re.compile(r"[^\w\-. :]", re.ASCII)
+# As MLflow has it: letters of any script.
+_NOT_IN_A_KEY = re.compile(r"[^\w\-. :]")
 _OF_A_CLASS = re.compile(r"(\w+)\[(.*)\]", re.DOTALL)
 
 

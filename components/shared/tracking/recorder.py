@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ _FILE_ATTEMPTS = 2
 _TURN_S = 0.1
 _LAST_CALL_S = 0.4  # as in the stream of status: a call that was cut short needs a moment to return
 
+_BARE_ADDRESS = re.compile(r"[\w.-]+:\d+(/.*)?")
 _NOT_RECORDED = "this step is not recorded in MLflow at %s: %s"
 
 
@@ -51,6 +53,10 @@ def recorder_of(step: str, run: StepRun, params: Params, log: logging.Logger) ->
                 "the run goes on and is not recorded in MLflow",
                 URI_VARIABLE,
             )
+        return None
+    if _BARE_ADDRESS.fullmatch(tracking_uri()):  # which MLflow takes for a folder
+        uri = redact(tracking_uri())
+        log.warning(_NOT_RECORDED, uri, f"begin {URI_VARIABLE} with http:// or https://, such as http://{uri}")
         return None
     return Recorder(step, run, params, log)
 

@@ -45,7 +45,7 @@ def test_only_a_whole_epoch_is_its_end() -> None:
 def test_names_are_ones_that_mlflow_takes_and_no_two_become_one() -> None:
     figures = {"recall[cat]": 0.5, "recall[a+b]": 0.6, "recall[a*b]": 0.7, "recall[ü]": 0.8, "x" * 300: 1.0}
     points = list(points_at_end(figures, 7))
-    assert [point.name for point in points[:4]] == ["recall/cat", "recall/a_b", "recall/a_b_2", "recall/_"]
+    assert [point.name for point in points[:4]] == ["recall/cat", "recall/a_b", "recall/a_b_2", "recall/ü"]
     assert len(points[4].name) <= 250
 
 

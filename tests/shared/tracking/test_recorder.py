@@ -163,6 +163,20 @@ def test_without_the_client_one_warning_says_what_to_install(
     assert os.environ.keys().isdisjoint({"MLFLOW_HTTP_REQUEST_TIMEOUT"})
 
 
+def test_an_address_without_its_scheme_is_no_folder_to_record_in(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], events: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "localhost:5000")
+    monkeypatch.chdir(tmp_path)
+    _, record = run_step("train", small_params(), three_epochs)
+    assert record.status == "succeeded"
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
+    assert warning.endswith(
+        "not recorded in MLflow at localhost:5000: begin MLFLOW_TRACKING_URI with http:// or https://, such as "
+        "http://localhost:5000"
+    )
+
+
 def test_within_an_epoch_nothing_is_recorded(store: Any) -> None:
     def work(params: Params, emit: Emit) -> Result:
         emit(Progress(5, 30, "batches", 1, EPOCHS, losses={"train": 9.0}))
