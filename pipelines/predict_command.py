@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 @argument("images", metavar="IMAGES…", nargs=-1, required=True, type=text)
 @option("-o", "--output", metavar="FILE", type=text, help="File to write, here or in a bucket, whole or not at all; "
         "default: standard output.")  # fmt: skip
-@option("--format", "form", type=click.Choice(["csv", "jsonl", "table"]), help="Form of the rows; default: a table on "
-        "a terminal, JSON Lines for a .jsonl file, else CSV.")  # fmt: skip
+@option("--format", "form", type=click.Choice(["csv", "jsonl", "table"]), help="Form of the rows; default: of FILE "
+        "by its ending (.csv, .jsonl), on a terminal a table, else CSV.")  # fmt: skip
 @option("--top-k", metavar="N", type=click.IntRange(1), default=3, show_default=True, help="Classes of each image, the "
         "most probable first.")  # fmt: skip
 @option("--device", metavar="DEVICE", type=text, default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")

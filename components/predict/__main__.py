@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--format", choices=("csv", "jsonl", "table"),
-        help="form of the rows; default: table on a terminal, JSON Lines for a .jsonl file, else CSV",
+        help="form of the rows; default: of a file by its ending (.csv, .jsonl), on a terminal a table, else CSV",
     )  # fmt: skip
     parser.add_argument(
         "--top-k", metavar="N", type=int, default=3, help="classes of each image, the most probable first; default: 3"

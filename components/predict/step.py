@@ -95,7 +95,7 @@ def predict_staged(
         model: As there, or a location in a bucket of a model directory or a model.onnx.
         images: As there; ``-``: one a line of standard input.
         output: File or object to write, whole or not at all; None: standard output, row by row.
-        form: Of the rows; None: by the ending of `output`, else a table for a terminal, and CSV.
+        form: Of the rows; None: by the ending of `output`; on a terminal a table, else CSV.
         top_k: As there.
         device: As there; None: that of the params, or else auto.
         follow_links: As there.
