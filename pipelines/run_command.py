@@ -121,6 +121,8 @@ def run(
         checked = load_checked(source, overrides)
         for warning in checked.warnings:
             print_message(f"warning: {warning}")
+        if params is not None and data is None:
+            print_message("warning: without --data these params get the example's digits")
         require_inputs(checked.params, source)
         _check_destination(checked.params, out)
         require_destination(checked.params, location)

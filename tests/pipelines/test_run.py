@@ -142,6 +142,7 @@ def test_a_step_that_fails_is_reported_and_leaves_nothing_that_opens(here: Path,
 
     document = json.loads(Path("out/result.json").read_text())
     assert (code, document["status"]) == (1, "failed")
+    assert "warning: without --data these params get the example's digits\n" in err
     assert (document["error"]["step"], document["error"]["type"]) == ("train", "DivergedError")
     assert document["steps"] == {"data-prep": "succeeded", "train": "failed", "exit": "succeeded"}
     assert_once(err, "the training loss became", "train", "out/kfp.log")
