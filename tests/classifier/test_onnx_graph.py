@@ -150,7 +150,6 @@ NETWORKS: dict[str, list[Entry]] = {
     "norms": [
         conv(6, given=3),
         layer("BatchNorm2d", num_features=6, affine=False, eps=0.1),
-        layer("BatchNorm2d", num_features=6, track_running_stats=False),
         layer("InstanceNorm2d", num_features=6),
         layer("InstanceNorm2d", num_features=6, affine=True, track_running_stats=True),
         layer("GroupNorm", num_groups=2, num_channels=6),
@@ -316,8 +315,12 @@ class OfBatch(nn.Module):
             "it has no operator for aten.fractional_max_pool2d",
         ),
         ({"class": f"{__name__}.OfBatch", "kwargs": {}}, "its graph gives other values for 5 images"),
+        (
+            layer("BatchNorm2d", num_features=4, track_running_stats=False),
+            "what it gives for an image depends on the others of its batch",
+        ),
     ],
-    ids=["random", "of batch"],
+    ids=["random", "of batch", "statistics of the batch"],
 )
 def test_a_layer_that_cannot_be_expressed_is_named(entry: Entry, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHUTTERLINE_MODULES", __name__)
