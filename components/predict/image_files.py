@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -20,7 +21,7 @@ from components.shared.decoding.file_names import (
     why_not_read,
 )
 from components.shared.decoding.images import UnreadableImageError, image_extensions
-from components.shared.errors import DataError, StorageRefusedError
+from components.shared.errors import DataError, InputError, StorageRefusedError
 from components.shared.staging import SCRATCH_VARIABLE
 from components.shared.storage.fetch_ahead import FetchAhead
 from components.shared.storage.location import AnyPath, Location, parse_location
@@ -67,11 +68,21 @@ class ImageFiles:
     def __iter__(self) -> Iterator[ImageFile]:
         for location in self._locations:
             if location == STANDARD_INPUT:
-                lines = (line.rstrip("\r\n") for line in sys.stdin)
-                for each in (parse_location(line) for line in lines if line):
-                    yield from self._at(each)
+                yield from self._listed_on_standard_input()
             else:
                 yield from self._at(location)
+
+    def _listed_on_standard_input(self) -> Iterator[ImageFile]:
+        if isinstance(sys.stdin, TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")  # names may be of any bytes
+        for line in (line.rstrip("\r\n") for line in sys.stdin):
+            try:
+                location = parse_location(line) if line else None
+            except InputError as error:  # one line is not to end the others; without the login that it may hold
+                name, _, reason = str(error).partition(": ")
+                yield _refused(name, reason)
+            else:
+                yield from () if location is None else self._at(location)
 
     def _at(self, location: AnyPath) -> Iterator[ImageFile]:
         if isinstance(location, Location):

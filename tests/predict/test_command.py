@@ -235,6 +235,23 @@ def test_files_may_be_a_list_on_standard_input(
     assert [row["file"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))] == names
 
 
+@both
+def test_a_line_of_standard_input_that_is_no_location_ends_nothing(
+    run: Run, model: Path, photos: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["https://me:Pas5word@host/x.png", "a\0b.png", f"{photos}/x0/0.png"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+
+    assert run(model, Path("-")) == 0
+
+    printed = capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO(printed.out)))
+    assert [row["file"] for row in rows] == ["https://…@host/x.png", "a\\x00b.png", lines[2]]
+    assert ["https:// is not known here" in rows[0]["error"], "control character" in rows[1]["error"]] == [True, True]
+    assert rows[2]["class"]
+    assert "Pas5word" not in printed.out + printed.err
+
+
 def _on_terminal(command: Sequence[str], **options: Any) -> tuple[str, bytes]:
     """What a command writes to standard output and to a terminal that is its standard error."""
     leader, follower = pty.openpty()
