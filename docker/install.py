@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from importlib.util import cache_from_source
+from multiprocessing import get_context
 from pathlib import Path
 
 VENV = Path("/opt/venv")
@@ -127,8 +128,11 @@ def compile_file(source: Path) -> str | None:
 def compile_new(folder: Path) -> None:
     """Make the bytecode that is not there yet; that of lower layers must not be written again."""
     sources = [source for source in sorted(folder.rglob("*.py")) if not Path(cache_from_source(source)).exists()]
-    with ProcessPoolExecutor() as pool:
-        failed = [why for why in pool.map(compile_file, sources, chunksize=16) if why]
+    # Each part in a process of its own: what bytecode marks as referred to depends on the texts that its process has
+    # seen before, and so on which files that has compiled.
+    os.environ["PYTHONHASHSEED"] = "0"
+    with ProcessPoolExecutor(mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        failed = [why for why in pool.map(compile_file, sources, chunksize=64) if why]
     # Some packages bring templates that are no Python, and that nothing imports.
     sys.stdout.write(f"install.py: compiled {len(sources) - len(failed)} files, {len(failed)} are no Python\n")
 
