@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -175,8 +176,11 @@ def test_a_server_that_goes_away_in_the_middle_changes_nothing(
     assert [data.epoch for data in progress] == [1, 2, 3]
     run = run_of(client, request.node.name)
     assert last == Succeeded(last.seconds, {"accuracy": 0.5}, mlflow_run=run.info.run_id)
-    lacking = f"MLflow run {run.info.run_id} at http://{relay.address} lacks 2 epochs; final figures and tags; its end"
-    assert capsys.readouterr().err.count(lacking) == 1
+    # The answer that the first epoch is stored may be lost with the server.
+    lacking = (
+        rf"MLflow run {run.info.run_id} at http://{relay.address} lacks [23] epochs; final figures and tags; its end"
+    )
+    assert len(re.findall(lacking, capsys.readouterr().err)) == 1
 
 
 def test_a_server_that_comes_back_gets_all_of_it(
