@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.shared.artifacts.model import ModelManifest, onnx_file, onnx_of, open_model
+from components.shared.artifacts.model import onnx_file, onnx_of, open_model
 from components.shared.errors import ArtifactError, InputError, ParamsError
 from components.shared.files import require_writable
 from components.shared.params.params import Params, parse
@@ -119,24 +119,29 @@ def check_params(parsed: Parsed) -> Checked:
     return found
 
 
+def locations_of(params: Params) -> dict[str, AnyPath]:
+    """Where the params have something read from, or published to, by the keys that name it."""
+    named = {key: getattr(params, key) for key in ("initial_weights", "baseline", "publish_uri")}
+    return {key: parse_location(value) for key, value in named.items() if value}
+
+
 def require_inputs(params: Params, source: str) -> None:
     """Require that ``initial_weights`` and ``baseline`` are there and can be used; a bucket is not asked."""
+    here = {key: where for key, where in locations_of(params).items() if isinstance(where, Path)}
     for key, what in (("initial_weights", "file or model directory"), ("baseline", "model directory")):
-        named = getattr(params, key)
-        where = parse_location(named) if named else None
-        if isinstance(where, Path) and not where.exists():
-            fail(f"{where}: there is no such {what} on this machine", source, key)
-        if isinstance(where, Path) and key == "baseline":
-            try:
-                baseline = open_model(where, onnx_file).manifest
-                onnx_of(baseline, where)
-            except ArtifactError as error:
-                fail(str(error), source, key)
-            _require_comparable(baseline, params, where, source)
+        if key in here and not here[key].exists():
+            fail(f"{here[key]}: there is no such {what} on this machine", source, key)
+    if "baseline" in here:
+        _require_comparable(here["baseline"], params, source)
 
 
-def _require_comparable(baseline: ModelManifest, params: Params, where: Path, source: str) -> None:
+def _require_comparable(where: Path, params: Params, source: str) -> None:
     """Refuse a baseline that evaluation would refuse, when the training is paid for."""
+    try:
+        baseline = open_model(where, onnx_file).manifest
+        onnx_of(baseline, where)
+    except ArtifactError as error:
+        fail(str(error), source, "baseline")
     ours, theirs = (params.n_classes, *params.image_shape), (len(baseline.classes), *baseline.image.as_tuple())
     if ours != theirs:
         spelled = ("{} classes of {} × {} pixels in {} channel(s)".format(*each) for each in (theirs, ours))
@@ -145,7 +150,7 @@ def _require_comparable(baseline: ModelManifest, params: Params, where: Path, so
 
 def require_destination(params: Params, data: AnyPath) -> None:
     """Require that models can be published where ``publish_uri`` says, and not into the data; a bucket is not asked."""
-    where = parse_location(params.publish_uri) if params.publish_uri else None
+    where = locations_of(params).get("publish_uri")
     if where is not None and lies_within(where, data):
         raise InputError(f"publish_uri {where}: is in the data, {data}, where the next run would read it")
     if isinstance(where, Path):

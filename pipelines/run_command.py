@@ -22,7 +22,14 @@ from components.shared.params.params import Params
 from components.shared.signals import Terminated
 from components.shared.storage.location import AnyPath, lies_within, parse_location
 from pipelines.options import EXAMPLES_OWN, IMAGES, JSON, SET, flag, option, options, params_file, path, text
-from pipelines.params_files import EXAMPLE_DATA, load_checked, params_or_example, require_destination, require_inputs
+from pipelines.params_files import (
+    EXAMPLE_DATA,
+    load_checked,
+    locations_of,
+    params_or_example,
+    require_destination,
+    require_inputs,
+)
 from pipelines.watch_command import is_live
 
 # The run succeeded, and its model is not good enough; asked for by --require-gate.
@@ -191,7 +198,7 @@ def _check_destination(params: Params, out: Path | None) -> None:
     """Refuse to publish where the run itself writes, and a later run in its directory removes."""
     from pipelines.targets.run_directory import DIRECTORIES, LINKS
 
-    where = parse_location(params.publish_uri) if params.publish_uri else None
+    where = locations_of(params).get("publish_uri")
     if out is None or not isinstance(where, Path):
         return
     for name in (*LINKS, *DIRECTORIES):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from components.evaluate.figures import difference_text, figure_name, figure_text
+from components.evaluate.figures import difference_texts, figure_name, figure_text
 from components.evaluate.findings import Findings
 from components.shared.html.page import Cell, fixed, named
 
@@ -45,9 +45,7 @@ def comparison_of(findings: Findings) -> dict[str, Any] | None:
         return None
     rows = []
     for name, difference in comparison.differences.items():
-        change, low, high = (
-            difference_text(name, each) for each in (difference.value, difference.low, difference.high)
-        )
+        change, low, high = difference_texts(name, difference)
         of_both = (figure_text(name, figures[name]) for figures in (findings.metrics, comparison.metrics))
         rows.append((figure_name(name), change, f"{low.removesuffix(' points')} to {high}", *of_both))
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from components.shared.artifacts.evaluation import DifferenceRecord
 from components.shared.html.page import fixed, percent
 
 HEADLINE = ("accuracy", "balanced_accuracy", "f1_macro", "roc_auc_ovr", "log_loss", "expected_calibration_error")
@@ -36,10 +37,14 @@ def figure_text(name: str, value: float) -> str:
     return percent(value) if name.startswith(_SHARES) else fixed(value)
 
 
-def difference_text(name: str, value: float) -> str:
-    """A difference of a figure with its sign, of shares in percentage points: ``+1.25 points``, ``−0.0500``."""
-    size = f"{100 * abs(value):.2f} points" if name.startswith(_SHARES) else fixed(abs(value))
-    return ("−" if value < 0 else "+") + size
+def difference_texts(name: str, difference: DifferenceRecord) -> list[str]:
+    """A difference and the ends of its interval, of shares in percentage points: ``+1.25 points``, ``−0.0500``."""
+
+    def text(value: float) -> str:
+        size = f"{100 * abs(value):.2f} points" if name.startswith(_SHARES) else fixed(abs(value))
+        return ("−" if value < 0 else "+") + size
+
+    return [text(value) for value in (difference.value, difference.low, difference.high)]
 
 
 def interval_text(name: str, interval: Sequence[float] | None) -> str:

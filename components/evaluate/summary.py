@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from html import escape
 
 from components.evaluate.confusion import most_confused
-from components.evaluate.figures import HEADLINE, difference_text, figure_name, figure_text, interval_text
+from components.evaluate.figures import HEADLINE, difference_texts, figure_name, figure_text, interval_text
 from components.evaluate.findings import Findings
 from components.shared.html.page import named, percent
 
@@ -39,10 +39,7 @@ def render_summary(findings: Findings) -> str:
         if (more := len(thresholds) - _MAX_THRESHOLDS) > 0:
             lines += [f"{more:,} more are in the report.", ""]
     if comparison := findings.comparison:
-        difference = comparison.differences["accuracy"]
-        change, low, high = (
-            difference_text("accuracy", each) for each in (difference.value, difference.low, difference.high)
-        )
+        change, low, high = difference_texts("accuracy", comparison.differences["accuracy"])
         verdict = f"Beside the baseline: {comparison.verdict}; accuracy {change} ({low} to {high})."
         lines += ["## Baseline", "", verdict, ""]
     if pairs := most_confused(findings, _MAX_PAIRS):

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--follow-links", action="store_true", help="read what links lead to outside of a folder, too")
     return step_command(
         "predict", parser, argv, _work, output="output", docker=DOCKER, misuse=_misuse,
-        without_params=lambda options: _work(options, None), is_recorded=False,
+        without_params=lambda options: _work(options, None),
     )  # fmt: skip
 
 

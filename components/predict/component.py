@@ -52,9 +52,7 @@ def predict(
 
     addresses = addresses_of((model.path, model.uri), (predictions.path, predictions.uri))
     if params:
-        _, record = run_step(
-            "predict", params, work, lambda: step_run(output, artifact=predictions.uri), addresses, is_recorded=False
-        )
+        _, record = run_step("predict", params, work, lambda: step_run(output, artifact=predictions.uri), addresses)
     else:
         _, record = run_without_params("predict", work, addresses)
     predictions.metadata.update(metadata_of(record))

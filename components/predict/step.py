@@ -109,8 +109,8 @@ def predict_staged(
     check_top_k(top_k)
     if output is not None and ending_of(output.name) in image_extensions():  # such as *.png after --output
         raise InputError(f"{output}: is named as an image is; name a file for the predictions, such as .csv or .jsonl")
-    form = form or _form_of(output, is_shown=output is None and sys.stdout.isatty())
     locations, is_shown = list(images), output is None and sys.stdout.isatty()
+    form = form or _form_of(output, is_shown=is_shown)
     with Staging(_log, emit, params) as staging, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow warns of is read, or has a reason not to be
         predictor = Predictor.open(_local_model(staging, model), device or (params.device if params else "auto"))

@@ -14,7 +14,7 @@ other content has that name, and the newest is the last by name::
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +23,6 @@ from typing import Any
 
 from components.publish.destination import publish_version
 from components.publish.model_card import model_card
-from components.shared.artifacts.artifact import Manifest
 from components.shared.artifacts.evaluation import EVALUATION, Evaluation, open_evaluation
 from components.shared.artifacts.model import MODEL, Model, onnx_of, open_model
 from components.shared.errors import ArtifactError, InputError, ParamsError, Problem
@@ -138,13 +137,17 @@ def require_passed(model: Model, evaluation: Evaluation, params: Params) -> None
 
 def _files(model: Model, evaluation: Evaluation, folder: Path) -> dict[str, Path]:
     """Every file of the version by its name there; those that are made are put into a folder."""
-    files = {
-        **_named(model.path, MODEL.manifest_file, model.manifest, ""),
-        **_named(evaluation.path, EVALUATION.manifest_file, evaluation.manifest, "evaluation/"),
-        CARD: folder / CARD,
-    }
+    files, digests = {}, {}
+    for prefix, opened, manifest_file in (
+        ("", model, MODEL.manifest_file),
+        ("evaluation/", evaluation, EVALUATION.manifest_file),
+    ):
+        for record in opened.manifest.files():  # each was checked against its digest as the directory was opened
+            files[prefix + record.file], digests[prefix + record.file] = opened.path / record.file, record.sha256
+        files[prefix + manifest_file] = opened.path / manifest_file
+    files[CARD] = folder / CARD
     files[CARD].write_bytes(model_card(model, evaluation).encode("utf-8", "backslashreplace"))
-    sums = "".join(f"{sha256_of(file)}  {name}\n" for name, file in sorted(files.items()))
+    sums = "".join(f"{digests.get(name) or sha256_of(file)}  {name}\n" for name, file in sorted(files.items()))
     files[SUMS] = folder / SUMS
     files[SUMS].write_text(sums, encoding="utf-8")
     return files
@@ -156,8 +159,3 @@ def _moment(ended: str) -> str:
         return datetime.fromisoformat(ended).astimezone(UTC).strftime("%Y%m%d-%H%M%S")
     except (ValueError, OverflowError) as error:
         raise ArtifactError(f"{EVALUATION.manifest_file}: ended is no time: {shortened(ended)}") from error
-
-
-def _named(path: Path, manifest_file: str, manifest: Manifest, prefix: str) -> Mapping[str, Path]:
-    names = [record.file for record in manifest.files()]
-    return {f"{prefix}{name}": path / name for name in [*names, manifest_file]}

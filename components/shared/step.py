@@ -106,7 +106,7 @@ def run_without_params(
     step: StepName, work: Callable[[], ResultT], addresses: Mapping[str, str] | None = None
 ) -> tuple[ResultT, StepRecord]:
     """As :func:`run_step`, of a step that needs no params and was given none: it is of no run, and emits no status."""
-    return _run(step, None, lambda params, emit: work(), step_run, addresses, is_recorded=False)
+    return _run(step, None, lambda params, emit: work(), step_run, addresses)
 
 
 def _run(
@@ -116,7 +116,7 @@ def _run(
     run: Callable[[], StepRun],
     addresses: Mapping[str, str] | None,
     *,
-    is_recorded: bool,
+    is_recorded: bool = True,
 ) -> tuple[ResultT, StepRecord]:
     log_to_stderr()
     if (ignored := ignored_rank()) is not None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from components.shared.artifacts.artifact import remove_files
 from components.shared.artifacts.model import MAX_ONNX_BYTES
 from components.shared.errors import InputError, ShutterlineError
 from components.shared.files import is_full, new_folder, read_regular, replacing, unwritable, writing
@@ -67,11 +68,7 @@ class _Folder(_Target):
             output.write(data)
 
     def remove(self, name: str) -> None:
-        file = self._path / name
-        file.unlink(missing_ok=True)
-        with suppress(OSError):
-            for folder in list(file.relative_to(self._path).parents):
-                (self._path / folder).rmdir()
+        remove_files(self._path, [name])
 
     def add(self, name: str, data: bytes) -> bool:
         # The folder of a version appears with its file: a server that watches loads any that it sees.

@@ -10,7 +10,8 @@ from pathlib import Path
 from components.shared.errors import InputError
 from components.shared.params.params import Params
 from components.shared.staging import SCRATCH_VARIABLE
-from components.shared.storage.location import AnyPath, Location, parse_location
+from components.shared.storage.location import AnyPath, Location
+from pipelines.params_files import locations_of
 
 _NAMES = frozenset(
     {
@@ -39,7 +40,7 @@ def passed_on(environment: Mapping[str, str], params: Params, data: AnyPath) -> 
         for name, value in environment.items()
         if name in _NAMES or name.startswith(_FAMILIES)
     }
-    schemes = {where.scheme for where in (data, *_locations(params).values()) if isinstance(where, Location)}
+    schemes = {where.scheme for where in (data, *locations_of(params).values()) if isinstance(where, Location)}
     google = "gs" in schemes or params.PUB_SUB_TOPIC or "google" in passed.get("KAFKA_SASL_OAUTH_PROVIDER", "")
     needed = [*(["GOOGLE_"] if google else []), *(["AWS_"] if "s3" in schemes else [])]
     home = Path(environment.get("HOME", "/"))
@@ -57,7 +58,7 @@ def named_files(passed: Mapping[str, str], params: Params) -> Iterator[Path]:
     for value in values:
         if value and Path(value).is_file():
             yield Path(value)
-    for name, where in _locations(params).items():
+    for name, where in locations_of(params).items():
         if name != "publish_uri" and isinstance(where, Path) and where.exists():
             yield where
 
@@ -67,16 +68,10 @@ def with_absolute_paths(params: Params) -> Params:
     absolute = {}
     if params.GOOGLE_APPLICATION_CREDENTIALS is not None:
         absolute["GOOGLE_APPLICATION_CREDENTIALS"] = _absolute(params.GOOGLE_APPLICATION_CREDENTIALS)
-    for name, where in _locations(params).items():
+    for name, where in locations_of(params).items():
         if isinstance(where, Path):
             absolute[name] = _absolute(str(where))
     return params.model_copy(update=absolute) if absolute else params
-
-
-def _locations(params: Params) -> dict[str, AnyPath]:
-    """Where the params have something read from, or published to, by their keys."""
-    named = {key: getattr(params, key) for key in ("initial_weights", "baseline", "publish_uri")}
-    return {key: parse_location(value) for key, value in named.items() if value}
 
 
 def loopbacks(passed: Mapping[str, str], params: Params) -> Iterator[str]:

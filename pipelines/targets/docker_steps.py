@@ -31,7 +31,8 @@ from components.shared.pipeline_end import CANCELLED_VARIABLE
 from components.shared.run import as_run_id
 from components.shared.staging import SCRATCH_VARIABLE
 from components.shared.step import StepName, read_records
-from components.shared.storage.location import AnyPath, parse_location
+from components.shared.storage.location import AnyPath
+from pipelines.params_files import locations_of
 from pipelines.targets.compiling import reference_of, without_shell
 from pipelines.targets.docker_engine import (
     ENGINE_ERRORS,
@@ -149,7 +150,7 @@ def _scratch_directory(environment: Mapping[str, str]) -> list[str]:
 
 def _published_directory(params: Params) -> list[str]:
     """The directory that versions are published in, which is there; none where it is a bucket."""
-    where = parse_location(params.publish_uri) if params.publish_uri else None
+    where = locations_of(params).get("publish_uri")
     return [mountable(where, "publish_uri")] if isinstance(where, Path) else []
 
 

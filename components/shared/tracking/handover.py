@@ -148,7 +148,7 @@ class Handover:
         return found
 
     def _describe(self, server: TrackingServer, run: TrackedRun) -> None:
-        params = redacted(json.loads(self._params.to_json()), self._redact)
+        params = redacted(self._params.to_dict(), self._redact)
         short, known = short_params(params), run.params
         tags = {
             "run_id": self._run.run,

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.shared.artifacts.artifact import manifest_digest, read_manifest
+from components.shared.artifacts.artifact import read_manifest
 from components.shared.artifacts.evaluation import EVALUATION, EvaluationManifest
 from components.shared.artifacts.model import MODEL, ModelManifest
+from components.shared.files import sha256_of
 from components.shared.params.gate import CLASS_METRICS
 from components.shared.tracking.figures import Point, points_at_end, points_of_history
 from components.shared.tracking.model_folder import FOLDER, model_folder
@@ -58,7 +59,7 @@ def _model(directory: Path, time_ms: int) -> Made:
     figures = {"selected/loss": selection.loss, "selected/accuracy": selection.accuracy}
     tags = {
         "dataset_sha256": manifest.provenance.dataset_sha256,
-        "model_sha256": manifest_digest(directory, MODEL),
+        "model_sha256": sha256_of(directory / MODEL.manifest_file),
         "weights_sha256": manifest.weights.sha256,
         "selected_epoch": str(selection.epoch),
         "selected_on": selection.split,
@@ -89,7 +90,7 @@ def _evaluation(directory: Path, time_ms: int) -> Made:
         tags={
             "dataset_sha256": manifest.dataset_sha256,
             "model_sha256": manifest.model_sha256,
-            "evaluation_sha256": manifest_digest(directory, EVALUATION),
+            "evaluation_sha256": sha256_of(directory / EVALUATION.manifest_file),
         },
         files={manifest.report.file: directory / manifest.report.file},
     )
