@@ -15,7 +15,8 @@ import yaml
 from components.shared.command import print_json, print_message
 from components.shared.container_images import images_named_by
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, InputError
-from components.shared.params.params import Params, json_schema
+from components.shared.params.params import Params
+from components.shared.params.schema import json_schema
 from components.shared.storage.location import parse_location
 from components.shared.strict_yaml import Dumper
 from pipelines.compiled import PlatformName, parse_compiled

@@ -51,7 +51,6 @@ from components.shared.params.types import (
 from components.shared.text import described
 
 DEVICE_RULE = (r"auto|cpu|cuda(:[0-9]{1,3})?", 'must be "auto", "cpu", "cuda" or "cuda:N"')
-_SCHEMA_BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 
 _KEPT = WrapValidator(keep_sound)
 _Positive = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
@@ -365,19 +364,6 @@ def in_document_order(problems: Iterable[Problem]) -> list[Problem]:
     """Problems in the order of the keys, unknown keys first, each once."""
     order = {name: index for index, name in enumerate(Params.model_fields)}
     return sorted(dict.fromkeys(problems), key=lambda one: order.get(one.path.split(".")[0].split("[")[0], -1))
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of the params as JSON or YAML."""
-    schema = Params.model_json_schema(by_alias=True)
-    # After a validator of ours pydantic writes a bound in its own words, which JSON Schema does not know.
-    for declared in schema["properties"].values():
-        for part in (declared, *declared.get("anyOf", ()), declared.get("items", {})):
-            for bound in _SCHEMA_BOUNDS.keys() & part.keys():
-                part[_SCHEMA_BOUNDS[bound]] = part.pop(bound)
-    for spec in (LayerSpec, LossSpec, ScheduleSpec, TransformSpec):
-        schema["$defs"][spec.__name__]["properties"]["class"]["enum"] = spec.family.full_names()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Shutterline params"}
 
 
 def _one_spelling(value: Any) -> Any:

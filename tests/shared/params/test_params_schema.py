@@ -9,7 +9,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from components.shared.params.allowed_classes import LAYERS, LOSSES, OPTIMIZERS, SCHEDULERS, TRANSFORMS
-from components.shared.params.params import Params, json_schema
+from components.shared.params.params import Params
+from components.shared.params.schema import json_schema
 from pipelines.params_files import EXAMPLES
 from tests.configs import layer, refused, schedule, small, transform
 from tests.shared.params.test_params import EVERY_KEY
