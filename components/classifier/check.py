@@ -11,6 +11,7 @@ from components.classifier.building import checked_kwargs, fitted_kwargs
 from components.classifier.losses import PASSED, Criterion
 from components.classifier.network import LayerTable, examine
 from components.classifier.optimisers import as_long_as
+from components.classifier.parameter_groups import notes_of_groups
 from components.classifier.rates import rehearse
 from components.shared.artifacts.model import MAX_ONNX_BYTES
 from components.shared.errors import ParamsError, Problem
@@ -77,6 +78,8 @@ def check(given: Params | Parsed) -> Checked:
             problems += frozen_problems
             notes += frozen_notes
             problems += _larger_than_onnx(table)
+            if sound("optim"):
+                notes += notes_of_groups(params, table)
     if problems or params is None or table is None:
         raise ParamsError(in_document_order(problems), given.source)
     return Checked(params, table, tuple(notes))

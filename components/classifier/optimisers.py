@@ -33,13 +33,13 @@ _WARMUP_START = 0.01
 _LENGTHS = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps", "PolynomialLR": "total_iters"}
 
 
-def build_optimiser(params: Params, parameters: Iterable[Tensor]) -> Optimizer:
-    """The optimiser over those of a network's parameters that are trained; fused where torch has such a step.
+def build_optimiser(params: Params, parameters: Iterable[Tensor] | Iterable[dict[str, Any]]) -> Optimizer:
+    """The optimiser over parameters that are trained, or groups of them; fused where torch has such a step.
 
     Raises:
         ParamsError: ``optim_kwargs`` do not fit ``optim_class``.
     """
-    return _build(params, [parameter for parameter in parameters if parameter.requires_grad], is_plain=False)
+    return _build(params, list(parameters), is_plain=False)
 
 
 def plain_optimiser(params: Params) -> Optimizer:
@@ -49,7 +49,7 @@ def plain_optimiser(params: Params) -> Optimizer:
     return _build(params, [parameter], is_plain=True)
 
 
-def _build(params: Params, parameters: list[Tensor], *, is_plain: bool) -> Optimizer:
+def _build(params: Params, parameters: list[Any], *, is_plain: bool) -> Optimizer:
     passed: dict[str, Any] = {"params": parameters, "lr": params.learning_rate}
     kwargs, problems = fitted_kwargs(params.optim_class, params.optim_kwargs, "optim_class", "optim_kwargs", passed)
     if not problems and not issubclass(resolve(params.optim_class), Optimizer):  # of a module that an operator named
@@ -160,6 +160,17 @@ class Schedules:
         if stretch.warmup:
             steps = max(1, round(stretch.warmup * self._steps_per_epoch))
             self.by_batch.append(LinearLR(self._optimiser, start_factor=_WARMUP_START, total_iters=steps))
+        self._keep_ratios()
+
+    def _keep_ratios(self) -> None:
+        """Give each group the share of the first one's rate that it began with, whatever a schedule made of it.
+
+        Torch's schedules multiply every group alike, but a OneCycleLR, a CyclicLR, an ``eta_min`` or a ``min_lr`` gives
+        all of them one rate.
+        """
+        first, *others = self._optimiser.param_groups
+        for group, own in zip(others, self._own[1:], strict=True):
+            group["lr"] = own["lr"] * (first["lr"] / self._own[0]["lr"])
 
     def step(self, loss: float | None, accuracy: float | None) -> None:
         """End an epoch; `loss` and `accuracy` are None where it was not evaluated."""
@@ -172,11 +183,14 @@ class Schedules:
                 scheduler.step()
             elif (metric := loss if scheduler.mode == "min" else accuracy) is not None:
                 scheduler.step(metric)
+        self._keep_ratios()
 
     def step_batch(self) -> None:
         """End a step of the optimiser."""
         for scheduler in self.by_batch:
             scheduler.step()
+        if self.by_batch:
+            self._keep_ratios()
 
     def state_dict(self) -> list[dict[str, Any]]:
         """The state of each schedule that acts now, in order."""

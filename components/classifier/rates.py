@@ -254,7 +254,9 @@ class _One:
             yield f"T_max {turn} is shorter than its {self._unit}; the rate rises again in epoch {again}"
         doubled = self._params.model_copy(update={"learning_rate": 2 * rate})
         if any(rates) and self._alone(most=_FIRST_STEPS, params=doubled).rates == rates[:_FIRST_STEPS]:
-            yield f"learning_rate {rate:g} has no effect; the rates are its own, {min(rates):.4g} to {max(rates):.4g}"
+            beside = "" if self._params.backbone_learning_rate is None else " but on the backbone's share"
+            own = f"the rates are its own, {min(rates):.4g} to {max(rates):.4g}"
+            yield f"learning_rate {rate:g} has no effect{beside}; {own}"
         momenta = [momentum for momentum in course.momenta if momentum is not None]
         if moved := momenta[1:]:
             yield (

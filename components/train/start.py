@@ -14,6 +14,7 @@ from components.classifier.device import describe_device, free_bytes, make_repea
 from components.classifier.images import Normaliser, store_images
 from components.classifier.initial_weights import describe_start, start_network
 from components.classifier.network import LayerTable, network_of
+from components.classifier.parameter_groups import describe_groups
 from components.shared.artifacts.artifact import Normalisation
 from components.shared.artifacts.dataset import DATASET, Dataset, open_dataset, training_splits
 from components.shared.errors import ArtifactError, InputError, ParamsError, Problem
@@ -151,6 +152,8 @@ def _built(inputs: TrainingInputs, network: Any, group: Group, compiling: Compil
         "compiled" if compiling.is_on else "not compiled",
         compiling.reason,
     )
+    if len(groups := trainer.optimiser.param_groups) > 1:
+        _log.info("%s", describe_groups(groups))
     for note in dict.fromkeys((*inputs.notes, *trainer.notes)):
         _log.warning("%s", note)
     if trainer.transforms is not None:

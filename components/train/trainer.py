@@ -20,6 +20,7 @@ from components.classifier.inference import Predictions
 from components.classifier.losses import Criterion, counts_of
 from components.classifier.network import Network
 from components.classifier.optimisers import Schedules, build_optimiser
+from components.classifier.parameter_groups import parameter_groups
 from components.classifier.rates import rehearse
 from components.shared.artifacts.model import EpochRecord, StartedFrom
 from components.shared.errors import DivergedError, ParamsError, Problem
@@ -90,7 +91,7 @@ class Trainer:
         self.group = group = group or Group()
         self.precision = choose_precision(params, device)
         self.criterion = Criterion(params, counts_of(training.labels.cpu(), params.n_classes), device)
-        self.optimiser = build_optimiser(params, network.parameters())
+        self.optimiser = build_optimiser(params, parameter_groups(network, params))
         self.slices = list(batch_slices(len(training.images), params.batch_size, at_least=2 * group.size))
         if (size := self.slices[0].stop) < group.size:
             message = f"gives batches of {size}, which {group.size} processes cannot share"

@@ -194,7 +194,11 @@ def find_learning_rate(dataset: Path, params: Params) -> FoundRate:
     Raises:
         NotLearningError: The loss is no number from the start, or falls at no rate.
     """
-    trainer = trial_trainer(dataset, params.model_copy(update={**_CONSTANT_RATE, "learning_rate": LOWEST}))
+    lowest = _CONSTANT_RATE | {"learning_rate": LOWEST}
+    if (share := params.backbone_learning_rate) is not None:
+        share /= params.learning_rate
+        lowest["backbone_learning_rate"] = LOWEST * share
+    trainer = trial_trainer(dataset, params.model_copy(update=lowest))
     count = min(_MOST_RATES, max(_FEWEST_RATES, 2 * len(trainer.steps)))
     rates: list[float] = np.geomspace(LOWEST, HIGHEST, count).tolist()
     losses = explaining_out_of_memory(trainer, lambda: _range_test(trainer, rates))
@@ -213,6 +217,9 @@ def find_learning_rate(dataset: Path, params: Params) -> FoundRate:
         )
     steepest, below_lowest = found
     _log.info("learning_rate %g: there the loss falls most steeply; the params have %g", steepest, params.learning_rate)
+    if share is not None:
+        message = "backbone_learning_rate was %g times the rate in every step: %g beside learning_rate %g"
+        _log.info(message, share, float(f"{share * steepest:.2g}"), steepest)
     _log.info("second opinion %g: a tenth of the rate at which the loss is lowest", below_lowest)
     return FoundRate(steepest, below_lowest, params.learning_rate, curve)
 
@@ -226,9 +233,11 @@ def _range_test(trainer: Trainer, rates: list[float]) -> list[float]:
     losses: list[float] = []
     before = (0.0, 0.0)
 
+    first = [group["lr"] / LOWEST for group in trainer.optimiser.param_groups]
+
     def set_rate() -> None:
-        for group in trainer.optimiser.param_groups:
-            group["lr"] = rates[len(losses)]
+        for group, share in zip(trainer.optimiser.param_groups, first, strict=True):
+            group["lr"] = share * rates[len(losses)]
 
     def after_step() -> None:
         nonlocal before

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from components.classifier.device import make_repeatable
 from components.classifier.images import Normaliser
 from components.classifier.network import network_of
 from components.data_prep.prepare import prepare
@@ -151,6 +153,27 @@ def test_optim_class_optim_kwargs_and_learning_rate(few: Path, tmp_path: Path) -
 
     assert len(files) == len(runs)
     assert open_model(tmp_path / "slower" / "model").manifest.history[0].learning_rate == 0.001
+
+
+def test_backbone_learning_rate_and_decay_biases_and_norms(
+    few: Path, tmp_path: Path, heard: pytest.LogCaptureFixture
+) -> None:
+    decay = {"optim_kwargs": {"weight_decay": 1.0}}
+    whole = load_file(trained(few, tmp_path / "whole", small(**decay)).model / "model.safetensors")
+    kept = load_file(
+        trained(few, tmp_path / "kept", small(**decay, decay_biases_and_norms=False)).model / "model.safetensors"
+    )
+    assert not any(message.startswith("backbone") for message in heard.messages)
+    assert (whole["features.1.weight"] < kept["features.1.weight"]).all()
+
+    trained(few, tmp_path / "still", small(backbone_learning_rate=1e-30, optim_kwargs={"weight_decay": 0}))
+    make_repeatable(small().manual_seed)
+    still, start = load_file(tmp_path / "still" / "model" / "model.safetensors"), network_of(small()).state_dict()
+    assert not torch.equal(still["classifier.weight"], start["classifier.weight"])
+    assert torch.equal(still["features.0.weight"], start["features.0.weight"])
+    assert (
+        "head: 730 values, rate 0.01, weight decay 0; backbone: 96 values, rate 1e-30, weight decay 0" in heard.messages
+    )
 
 
 PLATEAU = {"factor": 0.5, "patience": 0, "threshold": 1e9, "threshold_mode": "abs"}

@@ -82,6 +82,11 @@ STATES: dict[str, dict[str, Any]] = {
     "mixup and cutmix": {"mixup_alpha": 0.4, "cutmix_alpha": 1.0},
     "early stopping": {"early_stopping_patience": 1, "learning_rate": 1.0, "num_epochs": 8},
     "warm-up": {"warmup_epochs": 1.5},
+    "two rates, biases and norms undecayed": {
+        "backbone_learning_rate": 0.001,
+        "decay_biases_and_norms": False,
+        LR: [schedule("OneCycleLR", max_lr=0.1) | {"interval": "batch"}],
+    },
     "milestones": SGD
     | {
         LR: [

@@ -154,6 +154,17 @@ def test_what_would_set_the_rate_is_left_out(few: Path) -> None:
         assert find_learning_rate(few, small(net_arch=PLAIN_ARCH, **each)).curve == expected
 
 
+def test_the_backbones_share_of_the_rate_is_kept(few: Path, heard: pytest.LogCaptureFixture) -> None:
+    def found(**changes: Any) -> FoundRate:
+        return find_learning_rate(few, small(learning_rate=0.01, **changes))
+
+    assert found(backbone_learning_rate=0.01).curve == found().curve
+    slower = found(backbone_learning_rate=0.001)
+    assert slower.curve != found().curve
+    rates = f"{slower.steepest / 10:g} beside learning_rate {slower.steepest:g}"
+    assert f"backbone_learning_rate was 0.1 times the rate in every step: {rates}" in heard.messages
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_suggestion_is_the_steepest_descent_in_spite_of_noise(seed: int) -> None:
     logs = np.log10(RATES)

@@ -203,6 +203,16 @@ class Params(Entry):
     frozen_layers: Annotated[Whole, Field(ge=0)] = Field(
         0, description="How many of the first layers of net_arch keep the weights they start with: initial_weights."
     )
+    backbone_learning_rate: Annotated[Real, Field(gt=0)] | None = Field(
+        None,
+        description="Learning rate of net_arch's layers, where learning_rate is the classifying layer's; schedules "
+        "keep the ratio of the two; null: learning_rate.",
+    )
+    decay_biases_and_norms: Truth = Field(
+        True,
+        description="false: no weight decay on biases, on normalisation layers, and on what else has one dimension or "
+        "is a class token, a position embedding or a layer scale.",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Of the forward pass: auto is bf16 on a GPU that has it, else fp32. Weights are float32."
     )
