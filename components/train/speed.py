@@ -111,14 +111,14 @@ def _unchanging(trainer: Trainer) -> Iterator[None]:
     long for.
     """
     timing, rates = trainer.timing, [group["lr"] for group in trainer.optimiser.param_groups]
-    trainer.timing = Timing(trainer.device)
+    trainer.timing = trainer.training_step.timing = Timing(trainer.device)
     for group in trainer.optimiser.param_groups:
         group["lr"] = 0 * group["lr"]
     try:
         trainer.network.train()
         yield
     finally:
-        trainer.timing = timing
+        trainer.timing = trainer.training_step.timing = timing
         for group, rate_before in zip(trainer.optimiser.param_groups, rates, strict=True):
             group["lr"] = rate_before
 
@@ -165,14 +165,13 @@ def _training_steps(trainer: Trainer) -> Generator[int]:
         labels = trainer.training.labels[order.to(trainer.device)]
         with closing(trainer.read_batches(order, 0, steps[-1][1])) as batches:
             for begin, end in steps:
-                trainer.add_gradients(batches, labels, begin, end)
-                trainer.update()
+                trainer.training_step(batches, labels, trainer.slices[begin:end])
                 yield sizes[0]
 
 
 def _constant_steps(trainer: Trainer) -> Generator[int]:
     """The same steps, each batch of which is one of random values: of equal ones some kernels make less work."""
-    own, (begin, end) = trainer.group.own(trainer.slices[0]), trainer.steps[0]
+    step, own, (begin, end) = trainer.training_step, trainer.group.own(trainer.slices[0]), trainer.steps[0]
     draws = torch.Generator(trainer.device).manual_seed(derived_seed(trainer.params.manual_seed, "speed"))
     shape = (own.stop - own.start, *trainer.params.image_shape)
     images = torch.randint(256, shape, dtype=torch.uint8, device=trainer.device, generator=draws)
@@ -181,8 +180,8 @@ def _constant_steps(trainer: Trainer) -> Generator[int]:
     weight = trainer.criterion.weight_of(labels) * ((end - begin) * trainer.group.size)
     while True:
         for index in range(begin, end):
-            trainer.backward(prepared, labels, weight, is_last=index == end - 1, is_mixed=False)
-        trainer.update()
+            step.backward(prepared, labels, weight, is_last=index == end - 1, is_mixed=False)
+        step.update()
         yield (end - begin) * (trainer.slices[0].stop - trainer.slices[0].start)
 
 

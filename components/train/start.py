@@ -156,8 +156,8 @@ def _built(inputs: TrainingInputs, network: Any, group: Group, compiling: Compil
         _log.info("%s", describe_groups(groups))
     for note in dict.fromkeys((*inputs.notes, *trainer.notes)):
         _log.warning("%s", note)
-    if trainer.transforms is not None:
-        _log.info("%s", trainer.transforms.describe())
+    if (transforms := trainer.training_step.transforms) is not None:
+        _log.info("%s", transforms.describe())
     return trainer
 
 

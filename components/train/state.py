@@ -72,8 +72,8 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "seconds": dict(trainer.timing.seconds),
         "started_from": trainer.started_from.model_dump() if trainer.started_from is not None else None,
         "generators": {
-            "flip": trainer.flipping.get_state(),
-            "mix": trainer.mixing.draws.getstate(),
+            "flip": trainer.training_step.flipping.get_state(),
+            "mix": trainer.training_step.mixing.draws.getstate(),
             "processes": trainer.group.gathered(_own_generators(trainer)),
         },
     }
@@ -137,9 +137,9 @@ def _restore_generators(
 ) -> None:
     group, device, seed = trainer.group, trainer.device, trainer.params.manual_seed
     version, numbers, gauss = generators["mix"]
-    trainer.mixing.draws.setstate((version, tuple(numbers), gauss))
+    trainer.training_step.mixing.draws.setstate((version, tuple(numbers), gauss))
     is_same = (
-        generators["flip"].numel() == trainer.flipping.get_state().numel()
+        generators["flip"].numel() == trainer.training_step.flipping.get_state().numel()
         and manifest.device.startswith("cpu") == (device.type == "cpu")
         and len(generators["processes"]) == group.size
     )
@@ -154,11 +154,11 @@ def _restore_generators(
             "its sums may be rounded otherwise" if is_same else "its random numbers are others",
         )
     if is_same:
-        trainer.flipping.set_state(generators["flip"])
+        trainer.training_step.flipping.set_state(generators["flip"])
         _set_own_generators(trainer, generators["processes"][group.rank])
         return
-    trainer.flipping.manual_seed(derived_seed(seed, f"flip/{manifest.step}"))
-    trainer.augmenting.manual_seed(derived_seed(seed, f"augment/{manifest.step}/{group.rank}"))
+    trainer.training_step.flipping.manual_seed(derived_seed(seed, f"flip/{manifest.step}"))
+    trainer.training_step.augmenting.manual_seed(derived_seed(seed, f"augment/{manifest.step}/{group.rank}"))
     torch.manual_seed(derived_seed(seed, f"torch/{manifest.step}/{group.rank}"))
 
 
@@ -168,7 +168,7 @@ def _own_generators(trainer: Trainer) -> dict[str, Any]:
     legacy: Any = np.random.get_state(legacy=True)
     kind, keys, *rest = legacy
     return {
-        "augment": trainer.augmenting.get_state(),
+        "augment": trainer.training_step.augmenting.get_state(),
         "python": random.getstate(),
         "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
@@ -177,7 +177,7 @@ def _own_generators(trainer: Trainer) -> dict[str, Any]:
 
 
 def _set_own_generators(trainer: Trainer, states: dict[str, Any]) -> None:
-    trainer.augmenting.set_state(states["augment"])
+    trainer.training_step.augmenting.set_state(states["augment"])
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, *rest = states["numpy"]

@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from components.classifier.images import ImageStore, Normaliser, batch_slices, random_flips
+from components.classifier.images import ImageStore, Normaliser, batch_slices
 from components.classifier.inference import Predictions
-from components.classifier.losses import Criterion, counts_of
+from components.classifier.losses import counts_of
 from components.classifier.network import Network
-from components.classifier.optimisers import Schedules, build_optimiser
-from components.classifier.parameter_groups import parameter_groups
+from components.classifier.optimisers import Schedules
 from components.classifier.rates import rehearse
 from components.shared.artifacts.model import EpochRecord, StartedFrom
 from components.shared.errors import DivergedError, ParamsError, Problem
 from components.shared.params.params import Params
 from components.shared.seeds import derived_seed
 from components.train.group import Group, evaluated
-from components.train.mixup import Mixing
-from components.train.precision import choose_precision
-from components.train.timing import Timing
-
-if TYPE_CHECKING:
-    from components.classifier.augmentation import Augmentation
+from components.train.training_step import TrainingStep
 
 
 @dataclass(frozen=True)
@@ -89,9 +80,11 @@ class Trainer:
         self.network, self.training, self.held_out = network, training, held_out
         self.params, self.normalise, self.device = params, normalise, device
         self.group = group = group or Group()
-        self.precision = choose_precision(params, device)
-        self.criterion = Criterion(params, counts_of(training.labels.cpu(), params.n_classes), device)
-        self.optimiser = build_optimiser(params, parameter_groups(network, params))
+        counts = counts_of(training.labels.cpu(), params.n_classes)
+        self.training_step = step = TrainingStep(network, counts, params, normalise, device, group, compiled=compiled)
+        self.precision, self.compiled, self.timing = step.precision, step.compiled, step.timing
+        self.criterion, self.optimiser, self.average = step.criterion, step.optimiser, step.average
+        self.loss_sum, self.weight_sum, self.right = step.loss_sum, step.weight_sum, step.right
         self.slices = list(batch_slices(len(training.images), params.batch_size, at_least=2 * group.size))
         if (size := self.slices[0].stop) < group.size:
             message = f"gives batches of {size}, which {group.size} processes cannot share"
@@ -104,33 +97,11 @@ class Trainer:
             raise ParamsError(rehearsal.problems)
         self.notes = rehearsal.notes
         self.schedules = Schedules(params, self.optimiser, len(self.steps))
-        self.transforms: Augmentation | None = None
-        if params.additional_transforms:
-            # torchvision costs seconds, and most runs name no transform.
-            from components.classifier.augmentation import Augmentation
-
-            self.transforms = Augmentation(params.additional_transforms, params.image_shape, device)
-        seed = params.manual_seed
         # On the CPU, so that the order is the same on every device.
-        self.shuffling = torch.Generator().manual_seed(derived_seed(seed, "shuffle"))
-        self.flipping = torch.Generator(device).manual_seed(derived_seed(seed, "flip"))
-        # Of this process alone: what others draw is for other images.
-        stream = f"augment/{group.rank}" if group.rank else "augment"
-        self.augmenting = torch.Generator(device).manual_seed(derived_seed(seed, stream))
-        self.mixing = Mixing(params, random.Random(derived_seed(seed, "mix")))  # noqa: S311 - no secret
-        self.average: AveragedModel | None = None
-        if params.ema_decay:
-            decay = get_ema_multi_avg_fn(params.ema_decay)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(network, device, multi_avg_fn=decay, use_buffers=True)
-            # It is asked at every step whether there was one before: on a GPU the host would wait for the answer.
-            self.average.n_averaged = self.average.n_averaged.cpu()
-        self.compiled = self._is_to_compile = compiled
-        self._model: Callable[[Tensor], Tensor] | None = None  # what a step calls
-        self._unsynced: Callable[[], Any] = nullcontext
+        self.shuffling = torch.Generator().manual_seed(derived_seed(params.manual_seed, "shuffle"))
         self.history: list[EpochRecord] = []
         self.best = Best()
         self.position = Position()
-        self.timing = Timing(device)
         self.started_from: StartedFrom | None = None
         self.begin_epoch()
 
@@ -166,16 +137,14 @@ class Trainer:
     def begin_epoch(self) -> None:
         """Have nothing summed up yet, and remember where the order of the coming epoch is drawn from."""
         self.order_state = self.shuffling.get_state()
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.weight_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.right = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.training_step.reset_sums()
         self.learning_rate = self.rate
         self.rates = (math.inf, -math.inf)  # the lowest and the highest
         self.epoch_seconds = 0.0
 
     def train_epoch(self, after_step: Callable[[], None]) -> None:
         """Train what is left of the epoch; `after_step` may raise, and the position is then that of its step."""
-        self._connect()
+        self.training_step.connect()
         self.network.train()
         first = self.position.batch
         order = self.epoch_order()
@@ -185,27 +154,14 @@ class Trainer:
             for begin, end in [step for step in self.steps if step[1] > first]:
                 seconds = self.timing.training
                 self.timing.begin_step()
-                self.add_gradients(images, labels, begin, end)
                 self.rates = min(self.rates[0], self.rate), max(self.rates[1], self.rate)
-                self.update()
+                self.training_step(images, labels, self.slices[begin:end])
                 self.schedules.step_batch()
                 self.timing.lap("optimiser")
                 self.position.batch = end
                 self.position.step += 1
                 self.epoch_seconds += self.timing.training - seconds
                 after_step()
-
-    def _connect(self) -> None:
-        """Make the network what a step calls; in a group this waits for the others, so it is done last."""
-        if self._model is not None:
-            return
-        model: Any = self.network
-        if self.group.size > 1:
-            devices = [self.device] if self.device.type == "cuda" else None
-            # Before each forward pass the buffers become rank 0's.
-            model = DistributedDataParallel(self.network, device_ids=devices)
-            self._unsynced = model.no_sync
-        self._model = torch.compile(model) if self.compiled else model
 
     def epoch_order(self) -> Tensor:
         """Indices of the training images in the order of the coming epoch; int64, on the CPU."""
@@ -216,80 +172,9 @@ class Trainer:
         """This process's images of the batches from `first` to before `end`; to be closed."""
         return self.training.images.batches(order, [self.group.own(part) for part in self.slices[first:end]])
 
-    def add_gradients(self, images: Iterator[Tensor], labels: Tensor, begin: int, end: int) -> None:
-        """Add the gradients of the batches from `begin` to before `end`; `labels` are the epoch's, in its order."""
-        weight = self.criterion.weight_of(labels[self.slices[begin].start : self.slices[end - 1].stop])
-        for index in range(begin, end):
-            whole = self.slices[index]
-            part = self.group.own(whole)
-            prepared = self.prepare(next(images), whole.stop - whole.start, part.start - whole.start)
-            self.backward(prepared, labels[part], weight, is_last=index == end - 1)
-            # The first call compiles, which no later one does.
-            self.timing.lap("other" if self._is_to_compile else "forward_backward")
-            self._is_to_compile = False
-
-    def prepare(self, images: Tensor, of: int, begin: int = 0) -> Tensor:
-        """Network input, float32 (batch, channels, height, width), of uint8 images (batch, height, width, channels).
-
-        They are those from `begin` of the `of` images that the whole batch has.
-        """
-        if self.params.flip_images:
-            images = random_flips(images, self.params.flip_probability, self.flipping, of=of, begin=begin)
-        if self.transforms is not None:
-            return self.normalise.of_unit(self.transforms(images, self.augmenting))
-        return self.normalise(images)
-
-    def backward(
-        self, images: Tensor, labels: Tensor, weight: Tensor | int, *, is_last: bool, is_mixed: bool = True
-    ) -> None:
-        """Add a batch's gradients, and its loss to the epoch's.
-
-        Args:
-            images: Network input, float32, shape (batch, channels, height, width).
-            labels: int64, shape (batch,).
-            weight: Of all batches that make one step, in all processes.
-            is_last: Whether the processes exchange gradients after it.
-            is_mixed: Whether mixup and CutMix are applied, as the params say.
-        """
-        mixed = self.mixing(images, labels) if is_mixed and self.mixing.is_on else None
-        self.timing.lap("data")
-        model = self.network if self._model is None else self._model
-        with nullcontext() if is_last else self._unsynced():
-            with self.precision.autocast(self.device):
-                logits = model(images if mixed is None else mixed.images).float()
-            losses = self.criterion(logits, labels)
-            if mixed is not None:
-                losses = torch.lerp(self.criterion(logits, mixed.others), losses, mixed.share)
-                labels = labels if mixed.share >= 0.5 else mixed.others
-            loss = losses.sum()
-            # Averaged over the processes by the gradients' exchange, and meant to be summed.
-            (loss * (self.group.size / weight)).backward()  # type: ignore[no-untyped-call]
-        # Sums stay on the device: reading a value here would make the host wait for every step.
-        self.loss_sum += loss.detach()
-        self.right += (logits.detach().argmax(dim=1) == labels).sum()
-        if is_last:
-            self.weight_sum += weight
-
-    def update(self) -> None:
-        """Have the optimiser take its step, and the average follow."""
-        if self.params.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.params.max_grad_norm)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update_parameters(self.network)
-            for average, value in zip(self.average.module.buffers(), self.network.buffers(), strict=True):
-                if not value.is_floating_point():  # counters: an average of them would be cut off to whole numbers
-                    average.copy_(value)
-
     def step_alone(self, images: Tensor, labels: Tensor) -> Tensor:
         """One step outside of any epoch, group and schedule, for trials; the mean loss of its images before it."""
-        weight, before, model = self.criterion.weight_of(labels), self.loss_sum.clone(), self._model
-        self._model = None
-        self.backward(images, labels, weight, is_last=True)
-        self._model = model
-        self.update()
-        return (self.loss_sum - before) / weight
+        return self.training_step.alone(images, labels)
 
     def end_epoch(self, poll: Callable[[], None] = lambda: None) -> tuple[EpochRecord, Predictions | None]:
         """Evaluate if it is due, step the schedules, and go on to the next epoch; `poll` is called between chunks."""

@@ -130,7 +130,7 @@ def _learn(trainer: Trainer, indices: Tensor) -> tuple[list[float], float]:
 
 
 def _network_input(trainer: Trainer, indices: Tensor) -> Tensor:
-    return trainer.prepare(trainer.training.images.take(indices), len(indices))
+    return trainer.training_step.prepare(trainer.training.images.take(indices), len(indices))
 
 
 def describe_losses(losses: list[float]) -> str:

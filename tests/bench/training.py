@@ -93,7 +93,7 @@ def batch_rates(folder: Path) -> Iterator[Ratio]:
             for _ in range(EPOCHS):
                 order = trainer.epoch_order()
                 for images in trainer.training.images.batches(order, trainer.slices):
-                    trainer.prepare(images, len(images))
+                    trainer.training_step.prepare(images, len(images))
 
         return EPOCHS * batches / seconds(epochs)
 

@@ -106,9 +106,9 @@ def test_the_loss_of_a_mixed_batch_is_that_of_both_labels_by_their_share(dataset
 
 def test_nothing_is_mixed_at_evaluation(dataset: Path) -> None:
     mixed, plain = trainer_of(dataset, mixup_alpha=1.0, cutmix_alpha=1.0), trainer_of(dataset)
-    before = mixed.mixing.draws.getstate()
+    before = mixed.training_step.mixing.draws.getstate()
     said, expected = mixed.predict(), plain.predict()
-    assert mixed.mixing.draws.getstate() == before
+    assert mixed.training_step.mixing.draws.getstate() == before
     np.testing.assert_array_equal(said.losses, expected.losses)
     epochs(mixed, 1)
-    assert mixed.mixing.draws.getstate() != before
+    assert mixed.training_step.mixing.draws.getstate() != before

@@ -36,7 +36,7 @@ def whole_batch(trainer: Trainer) -> tuple[Tensor, Tensor]:
 
 
 def network_input(trainer: Trainer, indices: Tensor) -> Tensor:
-    return trainer.prepare(trainer.training.images.take(indices), len(indices))
+    return trainer.training_step.prepare(trainer.training.images.take(indices), len(indices))
 
 
 def weights(trainer: Trainer) -> list[Tensor]:

@@ -1,0 +1,184 @@
+"""One step of the optimiser: from the images of its batches to new weights, their average, and the epoch's sums."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from components.classifier.images import Normaliser, random_flips
+from components.classifier.losses import Criterion
+from components.classifier.network import Network
+from components.classifier.optimisers import build_optimiser
+from components.classifier.parameter_groups import parameter_groups
+from components.shared.params.params import Params
+from components.shared.seeds import derived_seed
+from components.train.group import Group
+from components.train.mixup import Mixing
+from components.train.precision import choose_precision
+from components.train.timing import Timing
+
+if TYPE_CHECKING:
+    from components.classifier.augmentation import Augmentation
+
+
+class TrainingStep:
+    """What a step of the optimiser needs, and the step. The network is on `device`.
+
+    Attributes:
+        loss_sum: Of the epoch so far, of this process's images; float64, (). As all sums, one tensor for the whole run.
+        weight_sum: What the loss is divided by, of all processes; float64, ().
+        right: How many of this process's images were classified right; int64, ().
+
+    Raises:
+        ParamsError: Optimiser, loss or transforms cannot be built.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        class_counts: list[int],
+        params: Params,
+        normalise: Normaliser,
+        device: torch.device,
+        group: Group,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        self.network, self.params, self.normalise = network, params, normalise
+        self.device, self.group = device, group
+        self.precision = choose_precision(params, device)
+        self.criterion = Criterion(params, class_counts, device)
+        self.optimiser = build_optimiser(params, parameter_groups(network, params))
+        self.transforms: Augmentation | None = None
+        if params.additional_transforms:
+            # torchvision costs seconds, and most runs name no transform.
+            from components.classifier.augmentation import Augmentation
+
+            self.transforms = Augmentation(params.additional_transforms, params.image_shape, device)
+        seed = params.manual_seed
+        self.flipping = torch.Generator(device).manual_seed(derived_seed(seed, "flip"))
+        # Of this process alone: what others draw is for other images.
+        stream = f"augment/{group.rank}" if group.rank else "augment"
+        self.augmenting = torch.Generator(device).manual_seed(derived_seed(seed, stream))
+        self.mixing = Mixing(params, random.Random(derived_seed(seed, "mix")))  # noqa: S311 - no secret
+        self.average: AveragedModel | None = None
+        if params.ema_decay:
+            decay = get_ema_multi_avg_fn(params.ema_decay)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(network, device, multi_avg_fn=decay, use_buffers=True)
+            # It is asked at every step whether there was one before: on a GPU the host would wait for the answer.
+            self.average.n_averaged = self.average.n_averaged.cpu()
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.weight_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.right = torch.zeros((), dtype=torch.int64, device=device)
+        self.timing = Timing(device)
+        self.compiled = self._is_to_compile = compiled
+        self._model: Callable[[Tensor], Tensor] | None = None  # what a step calls
+        self._unsynced: Callable[[], Any] = nullcontext
+
+    def connect(self) -> None:
+        """Make the network what a step calls; in a group this waits for the others, so it is done last."""
+        if self._model is not None:
+            return
+        model: Any = self.network
+        if self.group.size > 1:
+            devices = [self.device] if self.device.type == "cuda" else None
+            # Before each forward pass the buffers become rank 0's.
+            model = DistributedDataParallel(self.network, device_ids=devices)
+            self._unsynced = model.no_sync
+        self._model = torch.compile(model) if self.compiled else model
+
+    def reset_sums(self) -> None:
+        """Have nothing summed up yet."""
+        for total in (self.loss_sum, self.weight_sum, self.right):
+            total.zero_()
+
+    def __call__(self, images: Iterator[Tensor], labels: Tensor, batches: Sequence[slice]) -> None:
+        """Take one step.
+
+        Args:
+            images: This process's images of each batch, as :meth:`prepare` takes them.
+            labels: The epoch's, in its order; int64, shape (images of the epoch,).
+            batches: Which of the epoch's images each batch has, in all processes.
+        """
+        weight = self.criterion.weight_of(labels[batches[0].start : batches[-1].stop])
+        for whole in batches:
+            part = self.group.own(whole)
+            prepared = self.prepare(next(images), whole.stop - whole.start, part.start - whole.start)
+            self.backward(prepared, labels[part], weight, is_last=whole is batches[-1])
+            # The first call compiles, which no later one does.
+            self.timing.lap("other" if self._is_to_compile else "forward_backward")
+            self._is_to_compile = False
+        self.update()
+
+    def prepare(self, images: Tensor, of: int, begin: int = 0) -> Tensor:
+        """Network input, float32 (batch, channels, height, width), of uint8 images (batch, height, width, channels).
+
+        They are those from `begin` of the `of` images that the whole batch has.
+        """
+        if self.params.flip_images:
+            images = random_flips(images, self.params.flip_probability, self.flipping, of=of, begin=begin)
+        if self.transforms is not None:
+            return self.normalise.of_unit(self.transforms(images, self.augmenting))
+        return self.normalise(images)
+
+    def backward(
+        self, images: Tensor, labels: Tensor, weight: Tensor | int, *, is_last: bool, is_mixed: bool = True
+    ) -> None:
+        """Add a batch's gradients, and its loss to the epoch's.
+
+        Args:
+            images: Network input, float32, shape (batch, channels, height, width).
+            labels: int64, shape (batch,).
+            weight: Of all batches that make one step, in all processes.
+            is_last: Whether the processes exchange gradients after it.
+            is_mixed: Whether mixup and CutMix are applied, as the params say.
+        """
+        mixed = self.mixing(images, labels) if is_mixed and self.mixing.is_on else None
+        self.timing.lap("data")
+        model = self.network if self._model is None else self._model
+        with nullcontext() if is_last else self._unsynced():
+            with self.precision.autocast(self.device):
+                logits = model(images if mixed is None else mixed.images).float()
+            losses = self.criterion(logits, labels)
+            if mixed is not None:
+                losses = torch.lerp(self.criterion(logits, mixed.others), losses, mixed.share)
+                labels = labels if mixed.share >= 0.5 else mixed.others
+            loss = losses.sum()
+            # Averaged over the processes by the gradients' exchange, and meant to be summed.
+            (loss * (self.group.size / weight)).backward()  # type: ignore[no-untyped-call]
+        # Sums stay on the device: reading a value here would make the host wait for every step.
+        self.loss_sum += loss.detach()
+        self.right += (logits.detach().argmax(dim=1) == labels).sum()
+        if is_last:
+            self.weight_sum += weight
+
+    def update(self) -> None:
+        """Have the optimiser take its step, and the average follow."""
+        if self.params.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.params.max_grad_norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+            for average, value in zip(self.average.module.buffers(), self.network.buffers(), strict=True):
+                if not value.is_floating_point():  # counters: an average of them would be cut off to whole numbers
+                    average.copy_(value)
+
+    def alone(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One step outside of any epoch, group and schedule, for trials; the mean loss of its images before it.
+
+        Network input and labels are as :meth:`backward` takes them.
+        """
+        weight, before, model = self.criterion.weight_of(labels), self.loss_sum.clone(), self._model
+        self._model = None
+        self.backward(images, labels, weight, is_last=True)
+        self._model = model
+        self.update()
+        return (self.loss_sum - before) / weight
