@@ -20,7 +20,7 @@ help:
 	@echo 'make test-python  the main job and a short suite, for another Python: make test-python VENV=.venv-3.13 PYTHON=python3.13'
 	@echo 'make check    formatting, lint, types, import layers, the Dockerfile'
 	@echo 'make bench    measure speed against the usual ways, in ratios'
-	@echo 'make bench-gpu  the same for whole training loops, on a GPU of this machine'
+	@echo 'make bench-gpu  training on a GPU of this machine against other loops, with what each ratio is held to'
 	@echo 'make seeds    accuracy of the example over ten seeds'
 	@echo 'make services Kafka, Pub/Sub, GCS and TensorBoard on this machine, until Ctrl-C'
 	@echo 'make images   build the images of the steps (needs a Docker engine); BUILD=… are options of docker/build.py'
@@ -90,7 +90,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m tests.bench
 
 bench-gpu: $(VENV)/.dev
-	$(BIN)/python -m tests.bench --device cuda
+	$(BIN)/python -m tests.bench.gpu $(BENCH)
 
 seeds: $(VENV)/.run
 	@for seed in 0 1 2 3 4 17 18 19 20 21; do \

@@ -18,12 +18,21 @@ class Ratio:
     unit: str
     bound: str
 
+    @property
+    def ratios(self) -> list[float]:
+        """Of each round."""
+        return [mine / other for mine, other in zip(self.ours, self.theirs, strict=True)]
+
+    @property
+    def median(self) -> float:
+        """Of the rounds' ratios."""
+        return statistics.median(self.ratios)
+
     def line(self) -> str:
         """One row of the table."""
-        ratios = [mine / other for mine, other in zip(self.ours, self.theirs, strict=True)]
         return (
             f"{self.name:<58} {statistics.median(self.ours):>11,.1f} {statistics.median(self.theirs):>11,.1f} "
-            f"{self.unit:<9} {statistics.median(ratios):>7.2f}  {min(ratios):.2f}–{max(ratios):.2f}  {self.bound}"
+            f"{self.unit:<9} {self.median:>7.2f}  {min(self.ratios):.2f}–{max(self.ratios):.2f}  {self.bound}"
         )
 
 

@@ -21,7 +21,7 @@ from components.shared.params.params import Params
 from pipelines.params_files import EXAMPLES
 from tests.examples import digits
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16"]
 
 BATCH = 512
 # Every loop has to evaluate once; that is not timed, and few images keep it short.
@@ -44,9 +44,16 @@ class Task:
     device: torch.device
     precision: Precision
 
-    def at(self, precision: Precision) -> Task:
-        """The same task at another precision."""
-        return dataclasses.replace(self, precision=precision)
+    def at(self, precision: Precision, batch: int | None = None) -> Task:
+        """The same task at another precision, and with batches of another size."""
+        options = self.options if batch is None else self.options | {"batch_size": batch}
+        return dataclasses.replace(self, precision=precision, options=options)
+
+    def save(self, directory: Path) -> None:
+        """Write images, labels and options to where :func:`open_task` finds them; the dataset is there already."""
+        np.save(directory / "images.npy", self.images)
+        np.save(directory / "labels.npy", self.labels)
+        (directory / "options.json").write_text(json.dumps({"name": self.name, "options": self.options}))
 
     @property
     def title(self) -> str:
@@ -120,14 +127,22 @@ def _task(name: str, count: int, options: dict[str, Any], directory: Path, devic
     return Task(name, images[:count], labels[:count], directory, options | normalised, device, "fp32")
 
 
+def open_task(directory: Path, device: torch.device, precision: Precision, batch: int) -> Task:
+    """The task that another process has saved, its dataset in ``dataset``."""
+    saved = json.loads((directory / "options.json").read_text())
+    images, labels = (np.load(directory / f"{name}.npy") for name in ("images", "labels"))
+    task = Task(saved["name"], images, labels, directory / "dataset", saved["options"], device, precision)
+    return task.at(precision, batch)
+
+
 def _reference() -> dict[str, Any]:
     options: dict[str, Any] = json.loads((EXAMPLES / "reference.json").read_text())
     return options | {"batch_size": BATCH}
 
 
-def grayscale_28(directory: Path, device: torch.device) -> Task:
+def grayscale_28(directory: Path, device: torch.device, count: int = 60_000) -> Task:
     """The reference network on 60,000 images of 28×28×1; the dataset directory is written to `directory`."""
-    return _task("28×28×1", 60_000, _reference(), directory, device)
+    return _task("28×28×1", count, _reference(), directory, device)
 
 
 def color_64(directory: Path, device: torch.device) -> Task:
@@ -148,3 +163,17 @@ def color_64(directory: Path, device: torch.device) -> Task:
         channels = wider
     image = {"image_height": 64, "image_width": 64, "is_image_color": True, "net_arch": layers}
     return _task("64×64×3", 20_480, _reference() | image, directory, device)
+
+
+def resnet_224(directory: Path, device: torch.device, count: int = 4_096) -> Task:
+    """ResNet-50 on images of 224×224×3, batches of 256, SGD with momentum; the dataset is written to `directory`."""
+    changes = {
+        "image_height": 224,
+        "image_width": 224,
+        "is_image_color": True,
+        "batch_size": 256,
+        "net_arch": [{"class": "torchvision.models.resnet50", "kwargs": {}}],
+        "optim_class": "torch.optim.SGD",
+        "optim_kwargs": {"momentum": 0.9, "weight_decay": 1e-4},
+    }
+    return _task("ResNet-50 224×224×3", count, _reference() | changes, directory, device)
