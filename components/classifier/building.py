@@ -260,7 +260,7 @@ def _names_backbone(dotted: str) -> bool:
 
 def is_backbone(layer: nn.Module) -> bool:
     """Whether a layer is an architecture of torchvision."""
-    return type(layer).__module__.startswith(f"{BACKBONES.module}.")
+    return hasattr(layer, "removed_head")
 
 
 def head_name(backbone: nn.Module) -> str:

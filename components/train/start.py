@@ -25,8 +25,8 @@ from components.shared.params.params import Params
 from components.shared.process_group import in_group
 from components.shared.seeds import derived_seed
 from components.train.checkpoints.resume import Found
+from components.train.compiling import Compiling, choose_compiling
 from components.train.group import Group, own_device
-from components.train.precision import Compiling, choose_compiling
 from components.train.state import restore
 from components.train.trainer import LabelledImages, Trainer
 
@@ -142,6 +142,7 @@ def _built(inputs: TrainingInputs, network: Any, group: Group, compiling: Compil
     training, held_out = labelled("train"), labelled(data.selection_split)
     normalise = Normaliser(inputs.normalisation, device)
     trainer = Trainer(network, training, held_out, params, normalise, device, group, compiled=compiling.is_on)
+    trainer.precision.set_flags()
     _log.info(
         "%s parameters on %s: %d images in batches of %d; %s (%s), %s (%s)",
         f"{count_parameters(network):,}",

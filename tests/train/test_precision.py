@@ -13,7 +13,7 @@ from components.classifier.network import LayerTable, examine
 from components.shared.artifacts.model import open_model
 from components.shared.errors import ParamsError
 from components.shared.params.types import LayerSpec
-from components.train.precision import choose_compiling, flops_of_training
+from components.train.compiling import choose_compiling, flops_of_training
 from components.train.train import train
 from tests.configs import layer
 from tests.examples import small

@@ -133,6 +133,8 @@ def cross_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("gate.top_5_accuracy", f"needs more than 5 classes, and n_classes is {classes}")
     if gate and gate.vs_baseline and "baseline" in values and values["baseline"] is None:
         yield Problem("baseline", "is required where gate.vs_baseline is given: the model directory to compare to")
+    if value("compile") == "always" and value("gradient_checkpointing"):
+        yield Problem("compile", 'is "always", and layers of gradient_checkpointing are not compiled; set one of them')
     for first, second in (
         ("PUB_SUB_TOPIC", "PUB_SUB_PROJECT"),
         ("PUB_SUB_SUBSCRIPTION", "PUB_SUB_PROJECT"),

@@ -82,6 +82,7 @@ EVERY_KEY: dict[str, Any] = {
     "decay_biases_and_norms": False,
     "precision": "bf16",
     "compile": "never",
+    "gradient_checkpointing": True,
     "data_placement": "host",
     "sync_batch_norm": True,
     "checkpoint_minutes": 2.5,

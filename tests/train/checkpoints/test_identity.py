@@ -86,6 +86,7 @@ OTHERWISE: dict[str, Any] = {
     "checkpoint_minutes": None,
     "keep_checkpoints": 1,
     "compile": "never",
+    "gradient_checkpointing": True,
     "data_placement": "host",
     "gate": {"accuracy": {"min": 0.9}},
     "baseline": "gs://bucket/baseline",
