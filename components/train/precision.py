@@ -1,4 +1,4 @@
-"""The precision of the network's arithmetic, with the reason: as the params say, by a fixed rule, or by measurements."""
+"""The precision of the network's arithmetic, with the reason: as params say, by a fixed rule, or by measurements."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)  # the most exac
 # What rounding may change in a batch's gradient, as a part of what another batch changes in it: added as independent
 # errors are, a tenth makes the whole error half a percent larger.
 MOST_ROUNDING = 0.1
-# Of the fastest's rate: what is within a tenth of it and more exact is taken instead. Rates of a few passes vary by some
-# percent, and so little is not worth digits.
+# Of the fastest's rate: what is within a tenth of it and more exact is taken instead. Rates of a few passes vary by
+# some percent, and so little is not worth digits.
 NEAR_FASTEST = 0.9
 # Ampere's; see torch.cuda.get_device_capability.
 _FIRST_WITH_TF32 = (8, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -50,8 +51,7 @@ class Recomputing:
 
     def __init__(self, network: Network) -> None:
         # Now, and not within the first step: torch's checkpoint asks its compiler to leave it alone.
-        import torch._dynamo
-
+        importlib.import_module("torch._dynamo")
         layers = list(network.features)
         frozen, foreign = network.frozen_layers, [not _is_known(layer) for layer in layers]
         # What is frozen keeps nothing for a backward pass.
