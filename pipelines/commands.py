@@ -16,6 +16,7 @@ from components.shared.command import print_json, print_message
 from components.shared.container_images import images_named_by
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, InputError
 from components.shared.params.params import Params
+from components.shared.params.recipes import describe_recipe
 from components.shared.params.schema import json_schema
 from components.shared.storage.location import parse_location
 from components.shared.strict_yaml import Dumper
@@ -92,6 +93,7 @@ def validate(
     if not elsewhere:
         require_inputs(checked.params, file)
     table, targets = checked.table, checked.params.status_targets.describe()
+    recipe = describe_recipe(checked.params.to_dict())
     if as_json:
         print_json(
             {
@@ -102,13 +104,14 @@ def validate(
                 "trainable_parameters": table.trainable if table else None,
                 "multiply_adds": table.multiply_adds if table else None,
                 "status_targets": targets,
+                "recipe": recipe,
                 "params": checked.params.to_dict(),
             }
         )
     else:
         _warn(checked.warnings)
         _print(*(table.lines() if table else ["torch is not installed here, so the network was not built"]), "")
-        _print(f"status goes to: {targets}", f"{file}: these params are sound")
+        _print(*([recipe] if recipe else []), f"status goes to: {targets}", f"{file}: these params are sound")
     return EXIT_OK
 
 

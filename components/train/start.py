@@ -22,6 +22,7 @@ from components.shared.files import sha256_of
 from components.shared.logs import step_logger
 from components.shared.params.gate import check_gate
 from components.shared.params.params import Params
+from components.shared.params.recipes import describe_recipe
 from components.shared.process_group import in_group
 from components.shared.seeds import derived_seed
 from components.train.checkpoints.resume import Found
@@ -153,6 +154,8 @@ def _built(inputs: TrainingInputs, network: Any, group: Group, compiling: Compil
         "compiled" if compiling.is_on else "not compiled",
         compiling.reason,
     )
+    if (recipe := describe_recipe(params.to_dict())) is not None:
+        _log.info("%s", recipe)
     if len(groups := trainer.optimiser.param_groups) > 1:
         _log.info("%s", describe_groups(groups))
     for note in dict.fromkeys((*inputs.notes, *trainer.notes)):

@@ -28,6 +28,7 @@ from components.shared.events import targets
 from components.shared.params import rules
 from components.shared.params.gate import Gate
 from components.shared.params.parsed import Parsed, as_problems, keep_sound
+from components.shared.params.recipes import keys_of_recipe, with_recipe
 from components.shared.params.source import check_size, fail, read_raw
 from components.shared.params.types import (
     EXACT_FLOAT_LIMIT,
@@ -203,6 +204,11 @@ class Params(Entry):
     frozen_layers: Annotated[Whole, Field(ge=0)] = Field(
         0, description="How many of the first layers of net_arch keep the weights they start with: initial_weights."
     )
+    recipe: Literal["scratch-small", "finetune", "imagenet"] | None = Field(
+        None,
+        description="Fills in what is left out of optimiser, rates, batch size, loss, averaging and transforms: values "
+        "for small images, for weights of before (initial_weights) or for photographs; what is given here stays.",
+    )
     backbone_learning_rate: Annotated[Real, Field(gt=0)] | None = Field(
         None,
         description="Learning rate of net_arch's layers, where learning_rate is the classifying layer's; schedules "
@@ -308,8 +314,10 @@ class Params(Entry):
 
     def to_form(self) -> str:
         """JSON without defaults, a line for each option and entry, as a person edits it in a platform's form."""
-        lines = []
-        for key, value in self.model_dump(by_alias=True, exclude_defaults=True).items():
+        lines, whole = [], self.to_dict()
+        # A default that stands where the recipe would fill in something else is no default.
+        kept = {*self.model_dump(exclude_defaults=True), *keys_of_recipe(whole)}
+        for key, value in ((key, whole[key]) for key in whole if key in kept):
             if isinstance(value, list) and any(isinstance(item, dict) for item in value):
                 items = ",\n".join(f"    {json.dumps(item, allow_nan=False)}" for item in value)
                 lines.append(f"  {json.dumps(key)}: [\n{items}\n  ]")
@@ -365,6 +373,7 @@ def parse(raw: Mapping[str, Any], source: str | None = None) -> Parsed:
     check_size(raw, source)
     given, dropped = rules.without_dropped_options(raw)
     parsed = Parsed(source=source, notes=[f"{path}: torch has dropped this option; it is ignored" for path in dropped])
+    given = with_recipe(given)
     try:
         parsed.params = Params.model_validate(given, context=parsed)
     except ValidationError as error:

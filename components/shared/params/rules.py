@@ -10,6 +10,7 @@ from typing import Any
 
 from components.shared.errors import InputError, Problem
 from components.shared.events.targets import bootstrap_servers
+from components.shared.params.recipes import recipe_problems
 from components.shared.params.types import ScheduleSpec, refusal, refusals
 from components.shared.storage.location import parse_location
 from components.shared.text import described, shortened
@@ -126,6 +127,7 @@ def cross_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
     layers, frozen = value("net_arch"), value("frozen_layers")
     if layers is not None and frozen is not None and frozen > len(layers):
         yield Problem("frozen_layers", f"must be at most the {len(layers)} layers of net_arch, got {described(frozen)}")
+    yield from recipe_problems(values)
     if (schedules := value("learning_rate_schedule")) is not None:
         names = [schedule.short_name for schedule in schedules]
         yield from _schedule_problems(names, value("warmup_epochs"), value("milestones"), value("num_epochs"))

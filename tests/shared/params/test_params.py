@@ -78,6 +78,7 @@ EVERY_KEY: dict[str, Any] = {
     "milestones": [2],
     "initial_weights": "gs://bucket/model",
     "frozen_layers": 1,
+    "recipe": "finetune",
     "backbone_learning_rate": 0.015,
     "decay_biases_and_norms": False,
     "precision": "bf16",

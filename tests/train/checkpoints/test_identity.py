@@ -91,13 +91,15 @@ OTHERWISE: dict[str, Any] = {
     "gate": {"accuracy": {"min": 0.9}},
     "baseline": "gs://bucket/baseline",
     "publish_uri": "gs://bucket/models",
+    "recipe": "scratch-small",
 }
 WEIGHTLESS = ["save_freq", "checkpoint_minutes", "keep_checkpoints", "eval_batch_size", "data_placement"]
 
 
 def test_what_is_free_is_an_option_and_does_not_hinder(dataset: Path, finished: Path) -> None:
     assert OTHERWISE.keys() == FREE <= Params.model_fields.keys()
-    params = small(**OTHERWISE)
+    # A recipe's name alone: what it fills in counts.
+    params = small(**OTHERWISE | {"recipe": None}).model_copy(update={"recipe": OTHERWISE["recipe"]})
     assert all(getattr(params, key) != getattr(small(), key) for key in FREE)
 
     digest = inputs_of(dataset, params).dataset_sha256
