@@ -315,9 +315,10 @@ class Params(Entry):
     def to_form(self) -> str:
         """JSON without defaults, a line for each option and entry, as a person edits it in a platform's form."""
         lines, whole = [], self.to_dict()
-        # A default that stands where the recipe would fill in something else is no default.
-        kept = {*self.model_dump(exclude_defaults=True), *keys_of_recipe(whole)}
-        for key, value in ((key, whole[key]) for key in whole if key in kept):
+        # A default that stands where the recipe would fill in something else is kept.
+        kept = {key: whole[key] for key in keys_of_recipe(whole)}
+        kept |= self.model_dump(by_alias=True, exclude_defaults=True)
+        for key, value in kept.items():
             if isinstance(value, list) and any(isinstance(item, dict) for item in value):
                 items = ",\n".join(f"    {json.dumps(item, allow_nan=False)}" for item in value)
                 lines.append(f"  {json.dumps(key)}: [\n{items}\n  ]")
