@@ -141,11 +141,12 @@ def keys_of_recipe(params: Known) -> Iterable[str]:
 
 def recipe_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
     """What a recipe cannot be used for; `values` has the keys that are sound, defaults included."""
-    name, sides = values.get("recipe"), [values.get("image_height"), values.get("image_width")]
+    name = values.get("recipe")
+    sides: list[Any] = [values.get("image_height"), values.get("image_width")]
     if name == "finetune" and "initial_weights" in values and values["initial_weights"] is None:
         message = "is required for recipe finetune, which tunes earlier weights; without any take another recipe"
         yield Problem("initial_weights", message)
-    if name == "imagenet" and None not in sides and min(sides) < _LEAST_CROPPED:  # type: ignore[type-var]
+    if name == "imagenet" and None not in sides and min(sides) < _LEAST_CROPPED:
         message = f"imagenet crops and distorts images of {_LEAST_CROPPED} pixels a side and more"
         yield Problem("recipe", f"{message}, and these have {sides[0]}×{sides[1]}; take scratch-small")
 
@@ -178,7 +179,7 @@ def _spelled(value: Any) -> str:
     if isinstance(value, dict) and "class" in value:
         arguments = ", ".join(f"{key} {_spelled(each)}" for key, each in value["kwargs"].items())
         by_step = " by batch" if value.get("interval") == "batch" else ""
-        return value["class"].rpartition(".")[2] + by_step + (f"({arguments})" if arguments else "")
+        return str(value["class"]).rpartition(".")[2] + by_step + (f"({arguments})" if arguments else "")
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_spelled(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
