@@ -142,7 +142,7 @@ def _require_comparable(where: Path, params: Params, source: str) -> None:
         onnx_of(baseline, where)
     except ArtifactError as error:
         fail(str(error), source, "baseline")
-    ours, theirs = (params.n_classes, *params.image_shape), (len(baseline.classes), *baseline.image.as_tuple())
+    ours, theirs = (params.n_classes, *params.stored_shape), (len(baseline.classes), *baseline.resized.as_tuple())
     if ours != theirs:
         spelled = ("{} classes of {} × {} pixels in {} channel(s)".format(*each) for each in (theirs, ours))
         fail(f"{where}: is a model of {next(spelled)}, and the params are of {next(spelled)}", source, "baseline")

@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 
 from components.classifier.batched_transforms import KERNELS, affine_mode, orders, where_chosen
 from components.classifier.building import build
+from components.classifier.crops import random_crops
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.types import TransformSpec
 from components.shared.text import first_line
@@ -31,9 +32,17 @@ _MOST_DRAWS = 500
 
 
 class PerImageTransforms:
-    """Transforms as torchvision's objects, which must keep images' (height, width, channels), applied one by one."""
+    """Transforms as torchvision's objects, applied one by one.
 
-    def __init__(self, specs: Sequence[TransformSpec], image_shape: tuple[int, int, int]) -> None:
+    They must keep images' (height, width, channels), or end at the shape `taken` that the network takes.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[TransformSpec],
+        image_shape: tuple[int, int, int],
+        taken: tuple[int, int, int] | None = None,
+    ) -> None:
         self.transforms: list[Any] = [build(spec, f"additional_transforms[{i}]") for i, spec in enumerate(specs)]
         # A pixel on the horizon of a perspective is x/0, infinite, which grid_sample on the CPU makes NaN (torchvision
         # 0.29: 1 of 250 images of 8×8 by p 1 and distortion_scale 0.5); of bytes it is 0, whatever the fill.
@@ -44,8 +53,9 @@ class PerImageTransforms:
                     self._with_horizon.add(index)
                     inner.make_params = partial(_solvable, inner.make_params)
         self._specs = specs
-        height, width, channels = image_shape
-        self._shape = (channels, height, width)
+        self._shapes = tuple(
+            (channels, height, width) for height, width, channels in (image_shape, taken or image_shape)
+        )
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images (batch, height, width, channels), uint8, as float32 in 0..1 (batch, channels, height, width)."""
@@ -72,10 +82,10 @@ class PerImageTransforms:
 
     def finished(self, images: Iterable[Tensor]) -> Tensor:
         """Images after all transforms as float32 in 0..1, shape (batch, channels, height, width), if they are such."""
-        finished, last = [], len(self.transforms) - 1
-        for image in images:
-            if tuple(image.shape) != self._shape:
-                raise self._problem(last, size_message(self._shape, tuple(image.shape)))
+        finished, last, given = [], len(self.transforms) - 1, list(images)
+        if problem := size_problem((tuple(image.shape) for image in given), *self._shapes):
+            raise self._problem(last, problem)
+        for image in given:
             if image.dtype is torch.bool or image.is_complex():
                 raise self._problem(last, f"gives {image.dtype}, which no image is made of")
             finished.append(as_unit(image))
@@ -109,13 +119,35 @@ def as_unit(image: Tensor) -> Tensor:
     return image.to(torch.float32) / torch.iinfo(image.dtype).max
 
 
-def size_message(wanted: tuple[int, int, int], got: tuple[int, ...]) -> str:
-    """What is wrong with images of shape `got` where `wanted` (channels, height, width) is needed, and what to set."""
-    if len(got) == 3 and got[0] != wanted[0]:
+def size_problem(
+    ends: Iterable[tuple[int, ...]], stored: tuple[int, int, int], taken: tuple[int, int, int]
+) -> str | None:
+    """What is wrong with the shapes that images of one batch end at, and what to set; None: nothing.
+
+    All must be of the shape (channels, height, width) that is stored, or all of the one that the network takes.
+    """
+    found = list(dict.fromkeys(ends))
+    (_, *stored_sides), (_, *taken_sides) = stored, taken
+    got = next((shape for shape in found if shape not in (stored, taken)), None)
+    if got is None:
+        if len(found) < 2:
+            return None
+        return f"leaves some images at {stored} and turns others into {taken}; let it do so to all, by a p of 1"
+    if len(got) == 3 and got[0] != stored[0]:
         advice = f"set is_image_color: {str(got[0] == 3).lower()}, which goes for the images of every split"
+    elif stored != taken:
+        advice = (
+            "end at the {}×{} of image_height and image_width, or at the {}×{} of stored_height and stored_width, of "
+            "which a part is then taken at random".format(*taken_sides, *stored_sides)
+        )
+    elif len(got) == 3 and got[1] <= stored[1] and got[2] <= stored[2]:
+        advice = (
+            "set image_height to {} and image_width to {}, and stored_height to {} and stored_width to {}, to train on "
+            "parts of images".format(*got[1:], *stored_sides)
+        )
     else:
         advice = "set image_height and image_width, to which data prep resizes the images of every split"
-    return f"turns {wanted} into {got}; {advice}"
+    return f"turns {stored} into {got}; {advice}"
 
 
 class _Run(NamedTuple):
@@ -132,18 +164,33 @@ class Augmentation:
     A transform runs batched where it has an equivalent that keeps shape and dtype of all images of a batch alike.
     Batched transforms draw from the generator they are given, the others from torch's global generators.
 
+    Args:
+        specs: The transforms, at least one.
+        image_shape: Height, width, channels of stored images.
+        device: Of the images.
+        taken: What the network takes of them; by default all. Where transforms leave images as large as they are
+            stored, a part of each is taken at random: `crops`.
+
     Raises:
-        ParamsError: A transform cannot be built, fails, or changes the shape of an image.
+        ParamsError: A transform cannot be built, fails, or makes images of another shape.
     """
 
-    def __init__(self, specs: Sequence[TransformSpec], image_shape: tuple[int, int, int], device: torch.device) -> None:
-        self._singly = PerImageTransforms(specs, image_shape)
+    def __init__(
+        self,
+        specs: Sequence[TransformSpec],
+        image_shape: tuple[int, int, int],
+        device: torch.device,
+        taken: tuple[int, int, int] | None = None,
+    ) -> None:
+        self._taken = taken or image_shape
+        self._singly = PerImageTransforms(specs, image_shape, self._taken)
         self._names = [spec.short_name for spec in specs]
         self._image_shape = image_shape
         self._device = device
         self._runs: list[_Run] = []
         with _generators_kept(device):
-            self._singly(torch.zeros(2, *image_shape, dtype=torch.uint8))
+            ends = self._singly(torch.zeros(2, *image_shape, dtype=torch.uint8))
+            self.crops = self._is_to_crop(ends)
             for _, group in groupby(enumerate(self._batched_parts()), lambda numbered: numbered[1] is None):
                 indices, parts = zip(*group, strict=True)
                 self._runs.append(_Run(indices[0], indices[-1] + 1, [part for part in parts if part is not None]))
@@ -171,12 +218,17 @@ class Augmentation:
         """Transformed images as float32 in 0..1, shape (batch, channels, height, width).
 
         Images are uint8, shape (batch, height, width, channels), and on the device, as the generator is. ParamsError
-        where a transform that runs image by image fails, or changes the shape of an image.
+        where a transform that runs image by image fails, or makes an image of another shape.
         """
         current = images.permute(0, 3, 1, 2)
         for run in self._runs:
             current = self._applied(run, current, generator)
+        if self._is_to_crop(current):
+            current = random_crops(current.permute(0, 2, 3, 1), *self._taken[:2], generator).permute(0, 3, 1, 2)
         return as_unit(current)
+
+    def _is_to_crop(self, images: Tensor) -> bool:
+        return tuple(images.shape[2:]) != self._taken[:2]
 
     def _applied(self, run: _Run, images: Tensor, generator: torch.Generator) -> Tensor:
         if run.parts:

@@ -18,6 +18,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
+from components.classifier.crops import random_crops
+
 # Which images: indices of some of a batch, or all of it.
 _Which = Tensor | slice
 
@@ -86,14 +88,9 @@ def _crop(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
     if any((left, top, right, bottom)):
         mode = transform.padding_mode
         images = tv.pad(images, padding=[left, top, right, bottom], fill=transform.fill, padding_mode=mode)
-    count, rows, columns = len(images), images.shape[2] - height, images.shape[3] - width
-    if rows < 0 or columns < 0:
+    if height > images.shape[2] or width > images.shape[3]:
         raise ValueError(f"a crop of {height}×{width} is larger than {images.shape[2]}×{images.shape[3]}")
-    tops = torch.randint(rows + 1, (count,), generator=generator, device=images.device)
-    lefts = torch.randint(columns + 1, (count,), generator=generator, device=images.device)
-    # Every window as a view, (batch, tops, lefts, height, width, channels), of which each image gets one.
-    windows = images.permute(0, 2, 3, 1).unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)
-    return windows[torch.arange(count, device=images.device), tops, lefts].permute(0, 3, 1, 2)
+    return random_crops(images.permute(0, 2, 3, 1), height, width, generator).permute(0, 3, 1, 2)
 
 
 def _erasing(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:

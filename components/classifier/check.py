@@ -108,7 +108,7 @@ def _rehearsed(params: Params) -> list[str]:
     # Imported here: torchvision costs seconds, and most runs name no transform.
     from components.classifier.rehearsal import rehearse_transforms
 
-    return rehearse_transforms(params.additional_transforms or [], params.image_shape)
+    return rehearse_transforms(params.additional_transforms or [], params.stored_shape, params.image_shape)
 
 
 def _frozen_layers(params: Params, table: LayerTable) -> tuple[list[Problem], list[str]]:

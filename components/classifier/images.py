@@ -10,9 +10,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor
 from components.classifier.device import free_bytes
 from components.shared.artifacts.artifact import Normalisation
 from components.shared.artifacts.dataset import Images, Labels, Split
+from components.shared.cropping import central_crop
 from components.shared.errors import ArtifactError, ParamsError, Problem
 from components.shared.process_group import member
 
@@ -170,6 +173,22 @@ class MappedImages:
             )
 
 
+class CentralParts:
+    """Of each image of a store its middle, of shape (height, width, channels): what a model is evaluated on."""
+
+    def __init__(self, stored: StoredImages, shape: tuple[int, int, int]) -> None:
+        self._stored, self._shape = stored, shape
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def spans(self, slices: Sequence[slice]) -> Batches:
+        """The images of each slice: views of what the store gives."""
+        with closing(self._stored.spans(slices)) as spans:
+            for images in spans:
+                yield central_crop(images, self._shape)
+
+
 def _file_of(shard: Images) -> tuple[Path, os.stat_result] | None:
     name = shard.filename if isinstance(shard, np.memmap) else None
     return None if name is None else (Path(name), Path(name).stat())
@@ -196,6 +215,17 @@ def read_ahead(work: Callable[[ItemT], ResultT], items: Iterable[ItemT], depth: 
 
 
 ImageStore = ResidentImages | MappedImages
+
+
+StoreT = TypeVar("StoreT", bound=StoredImages, covariant=True)
+
+
+@dataclass(frozen=True)
+class LabelledImages(Generic[StoreT]):
+    """A split, its labels int64, shape (images,), on the device."""
+
+    images: StoreT
+    labels: Tensor
 
 
 class Placed(NamedTuple):

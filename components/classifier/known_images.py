@@ -47,10 +47,10 @@ class Output(NamedTuple):
         return 1 if self.dtype.is_floating_point else 255
 
 
-def measured(image: Tensor, known: Tensor, draw: int) -> Output:
-    """Measure what a transform made of a known image by a draw."""
+def measured(image: Tensor, known: Tensor, draw: int, taken: tuple[int, ...]) -> Output:
+    """Measure what a transform made of a known image by a draw; its shape is the known one's, or the one `taken`."""
     stored = Output(draw, image.dtype, tuple(image.shape), *extremes(image))
-    if image.shape != known.shape or image.dtype not in _NUMBERS:
+    if stored.shape not in (tuple(known.shape), taken) or image.dtype not in _NUMBERS:
         return stored
     sample = image.flatten(1)[:, :: max(1, image.numel() // _SAMPLED)].float()
     unit = sample if image.is_floating_point() else sample / 255

@@ -23,6 +23,7 @@ def onnx_bytes(
     classes: Sequence[str],
     image: ImageShape,
     weights_sha256: str,
+    stored_image: ImageShape | None = None,
 ) -> bytes:
     """The content of model.onnx.
 
@@ -33,6 +34,7 @@ def onnx_bytes(
         classes: Names, in the order of the probabilities.
         image: Shape of each image.
         weights_sha256: Of the file that has the same weights.
+        stored_image: Shape of images before their middle is taken; None: they are taken whole.
 
     Raises:
         ValueError: The graph is another network's: it asks for a weight that there is not, or one of another shape or
@@ -62,6 +64,7 @@ def onnx_bytes(
         ("classes", json.dumps(list(classes), ensure_ascii=False)),
         ("image", json.dumps(image.as_tuple())),
         ("weights_sha256", weights_sha256),
+        *([("stored_image", json.dumps(stored_image.as_tuple()))] if stored_image is not None else []),
     ):
         model.metadata_props.add(key=f"shutterline.{name}", value=text)
     content: bytes = model.SerializeToString(deterministic=True)

@@ -5,28 +5,30 @@ branch taken that chance may take. What comes out must be images as training rea
 
 - uint8, or floats in 0..1; half of that range may be left at either end, as by noise that is not clipped. So must be
   what each transform gets, unless it only converts;
-- of the size and the channels that the params say;
+- of the channels that the params say, and of the size that is stored, or all of that which the network takes;
 - now and then about as black, white and colored as they were: what is always darker or inverted is another scale;
 - with something left to see: black and white differ, and so does the gradient within itself.
 
 What does the same on every draw must change nothing, since training would see it always and evaluation never. That
-goes for all transforms with nothing random taken together: a fixed ``Resize`` may well lead to a random crop.
+goes for all transforms with nothing random taken together: a fixed ``Resize`` may well lead to a random crop. Where
+they bring stored images to the network's size, what they do to the size is their business: held-out images are cropped.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import product, takewhile
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from components.classifier.augmentation import PerImageTransforms, as_unit, is_never_random, nested, size_message
+from components.classifier.augmentation import PerImageTransforms, as_unit, is_never_random, nested, size_problem
+from components.classifier.chances import DRAWS, choices_of, torchvisions, ways
 from components.classifier.known_images import (
     LEVELS,
     READ,
@@ -44,8 +46,6 @@ from components.shared.params.types import TransformSpec
 _SIDE = 64
 # Values of the largest image that is tried in its own size: 4096×4096 in grayscale, which takes seconds.
 _LARGEST_TRIED = 2**24
-# Rows of an orthogonal array that takes any two of 15 choices between yes and no through all four cases.
-_DRAWS = 16
 # In shares of 0..1: how near a level counts as reached, how much must be left to see.
 _NEAR, _LEFT = 0.15, 0.1
 
@@ -59,7 +59,11 @@ _Found = tuple[int, str] | None
 
 
 def rehearse_transforms(
-    specs: Sequence[TransformSpec], image_shape: tuple[int, int, int], *, seconds: float = 10.0
+    specs: Sequence[TransformSpec],
+    image_shape: tuple[int, int, int],
+    taken: tuple[int, int, int] | None = None,
+    *,
+    seconds: float = 10.0,
 ) -> list[str]:
     """Try a run's transforms on known images.
 
@@ -67,7 +71,8 @@ def rehearse_transforms(
 
     Args:
         specs: The transforms, in order; at least one.
-        image_shape: Height, width, channels of the run's images.
+        image_shape: Height, width, channels of the run's images, as they are stored.
+        taken: Of what the network takes; by default the same.
         seconds: Of processor time; afterwards no further transform is begun.
 
     Returns:
@@ -79,8 +84,8 @@ def rehearse_transforms(
     """
     height, width, _ = image_shape
     factor = min(1.0, _SIDE / min(height, width))
-    is_tried = math.prod(image_shape) <= _LARGEST_TRIED
-    PerImageTransforms(specs, image_shape)
+    is_tried, shapes = math.prod(image_shape) <= _LARGEST_TRIED, (image_shape, taken or image_shape)
+    PerImageTransforms(specs, *shapes)
     end = time.thread_time() + seconds  # of this thread: busy processors change no verdict
 
     def check_time(index: int) -> None:
@@ -96,15 +101,15 @@ def rehearse_transforms(
             trial = None
             if factor < 1:
                 with suppress(ParamsError):  # what smaller images fail by is their size
-                    small = _Trial(specs, image_shape, check_time, factor)
+                    small = _Trial(specs, shapes, check_time, factor)
                     trial = small if small.keeps_size() else None
             if trial is not None and is_tried:
-                sized = _Trial(specs, image_shape, check_time, draws=1)
+                sized = _Trial(specs, shapes, check_time, draws=1)
                 sized.refuse(sized.traced(sized.size_problem))
             if trial is None and not is_tried:
                 return [f"additional_transforms were not tried: images of {height}×{width} are too large for that"]
             if trial is None or (is_tried and trial.is_shrunk and trial.problem() is not None):
-                trial = _Trial(specs, image_shape, check_time)
+                trial = _Trial(specs, shapes, check_time)
             trial.refuse(trial.problem())
             return trial.notes()
     finally:
@@ -115,46 +120,9 @@ class _CutShortError(Exception):
     """A trial takes too long."""
 
 
-class _Choice(NamedTuple):
-    """A transform that chance applies or not, or has choose among others: its `p` by the way that is taken."""
-
-    transform: Any
-    ways: list[Any]
-
-
-def _torchvisions(transforms: Sequence[Any]) -> list[Any]:
-    found = (inner for outer in transforms for inner in nested(outer))
-    return [inner for inner in found if type(inner).__module__.startswith("torchvision.")]
-
-
-def _choices_of(transforms: Sequence[Any]) -> Iterator[_Choice]:
-    for transform in _torchvisions(transforms):
-        chance = getattr(transform, "p", None)
-        if isinstance(chance, list):
-            possible = [number for number, share in enumerate(chance) if share]
-            ways = [[float(n == other) for other in range(len(chance))] for n in possible]
-            if len(ways) > 1:
-                yield _Choice(transform, ways)
-        elif chance is not None and 0 < chance < 1:
-            yield _Choice(transform, [0.0, 1.0])
-
-
-def _ways(choices: Sequence[_Choice], draw: int) -> tuple[int, ...]:
-    # Two choices go all pairs of ways before 16 draws times the most ways are over.
-    if len(choices) == 1:
-        return (draw % len(choices[0].ways),)
-    block, row = divmod(draw, _DRAWS)
-    return tuple(
-        (row & (number % (_DRAWS - 1) + 1)).bit_count() & 1
-        if choice.ways == [0.0, 1.0]
-        else (block + row * number) % len(choice.ways)
-        for number, choice in enumerate(choices)
-    )
-
-
 def _shrink_sizes(transforms: Sequence[Any], factor: float) -> bool:
     """Make the sizes smaller that torchvision's transforms crop and resize to; whether there are any."""
-    sized = [inner for inner in _torchvisions(transforms) if type(inner).__name__ in _SIZED and inner.size is not None]
+    sized = [inner for inner in torchvisions(transforms) if type(inner).__name__ in _SIZED and inner.size is not None]
     for inner in sized:
         given = inner.size if isinstance(inner.size, list | tuple) else [inner.size]
         inner.size = type(given)(max(1, round(side * factor)) for side in given)
@@ -162,26 +130,31 @@ def _shrink_sizes(transforms: Sequence[Any], factor: float) -> bool:
 
 
 class _Trial:
-    """Transforms run on known images of one size, smaller by a factor, as sizes that transforms name."""
+    """Transforms run on known images of one size, smaller by a factor, as sizes that transforms name.
+
+    Of the two shapes, images have the first, and the network takes the second.
+    """
 
     def __init__(
         self,
         specs: Sequence[TransformSpec],
-        image_shape: tuple[int, int, int],
+        shapes: tuple[tuple[int, int, int], tuple[int, int, int]],
         check_time: Callable[[int], None],
         factor: float = 1.0,
-        draws: int = _DRAWS,
+        draws: int = DRAWS,
     ) -> None:
-        height, width, channels = image_shape
-        self._shape = (channels, round(height * factor), round(width * factor))
+        self._shape, self._taken = (
+            (channels, round(height * factor), round(width * factor)) for height, width, channels in shapes
+        )
+        self._is_apart = (self._shape == self._taken) == (shapes[0] == shapes[1])
         self._check_time = check_time
-        self._chain = PerImageTransforms(specs, image_shape)
+        self._chain = PerImageTransforms(specs, *shapes)
         transforms = self._chain.transforms
         self._names = [spec.class_ for spec in specs]
         self.is_shrunk = factor < 1 and _shrink_sizes(transforms, factor)
         self._last = len(specs) - 1
         self._never_random = [is_never_random(transform) for transform in transforms]
-        self._choices = list(_choices_of(transforms))
+        self._choices = list(choices_of(transforms))
         if draws > 1:  # for a choice among several as often as it has ways
             draws *= max([1, *(len(choice.ways) for choice in self._choices if choice.ways != [0.0, 1.0])])
         self._draws = draws
@@ -223,7 +196,7 @@ class _Trial:
     def _draw(self, draw: int) -> None:
         """Make chance the same for every image."""
         torch.default_generator.manual_seed(draw)  # torch.manual_seed would reseed every GPU, for good
-        for choice, way in zip(self._choices, _ways(self._choices, draw), strict=True):
+        for choice, way in zip(self._choices, ways(self._choices, draw), strict=True):
             choice.transform.p = choice.ways[way]
 
     def _try_together(self, draw: int) -> None:
@@ -234,7 +207,7 @@ class _Trial:
                 if draw or number or index:  # the first is tried in any case
                     self._check_time(index)
                 current = self._applied(current, index)
-                self._outputs[index][number].append(measured(current, image, draw))
+                self._outputs[index][number].append(measured(current, image, draw, self._taken))
             if not draw and self.size_problem(self._last):
                 return
 
@@ -263,7 +236,9 @@ class _Trial:
         return True
 
     def keeps_size(self) -> bool:
-        return all(output.shape[1:] == self._shape[1:] for output in self._all(self._last))
+        """Whether images end at one of the sizes that they may, and smaller images can tell the two apart."""
+        sizes = {output.shape[1:] for output in self._all(self._last)}
+        return self._is_apart and sizes in ({self._shape[1:]}, {self._taken[1:]})
 
     def refuse(self, found: _Found) -> None:
         if found is not None:
@@ -295,8 +270,12 @@ class _Trial:
         return [output for of_image in self._outputs[index] for output in of_image]
 
     def size_problem(self, index: int) -> str | None:
-        other = next((output.shape for output in self._all(index) if output.shape != self._shape), None)
-        return None if other is None else size_message(self._shape, other)
+        return size_problem((output.shape for output in self._all(index)), self._shape, self._taken)
+
+    @property
+    def _is_cropping(self) -> bool:
+        """Whether the transforms bring stored images to the network's size, which is another."""
+        return self._shape != self._taken and self._outputs[self._last][0][0].shape == self._taken
 
     def _value_problem(self, index: int) -> str | None:
         """Values of another dtype, or on another scale, than those that are read."""
@@ -333,7 +312,8 @@ class _Trial:
         """The first of the transforms without chance by which, taken together, images are other than they were."""
         resizing = {index for index, images in enumerate(self._alone) if any(a.shape != b.shape for a, b in images)}
         fixed = [index for index, is_fixed in enumerate(self._fixed) if is_fixed]
-        if not resizing <= set(fixed):  # such as to a random crop: sizes are its business, too
+        # Such as to a random crop: sizes are its business, too.
+        if self._is_cropping or not resizing <= set(fixed):
             fixed = [index for index in fixed if index not in resizing]
         changed = [False] * len(fixed)
         self._draw(0)
@@ -353,7 +333,10 @@ class _Trial:
         if names & _OF_COLOR:
             advice = "set is_image_color: false, which makes the images of every split gray"
         elif names & _OF_SIZE:
-            advice = "data prep resizes the images of every split to image_height and image_width"
+            advice = (
+                "data prep resizes the images of every split to image_height and image_width, or to stored_height and "
+                "stored_width, and takes the middle of held-out ones"
+            )
         return index, f"does the same to every training image and to no held-out image; {advice}"
 
     def _level_problem(self, index: int) -> str | None:
@@ -388,7 +371,7 @@ class _Trial:
                 f"additional_transforms were tried in part: {self._cut_short}; "
                 "whether they leave training images comparable to held-out ones is for you to check"
             ]
-        if all(self._fixed):
+        if all(self._fixed) and not self._is_cropping:
             return ["additional_transforms have no effect: images come out as they were"]
         return [
             f"additional_transforms[{index}]: {self._names[index]} has no effect: images come out as they were"

@@ -91,7 +91,8 @@ def prepare(
     Args:
         data: Folder with IDX files, a folder per class, or ``train/info.csv``.
         dataset: Directory to write: new, empty, or an earlier dataset, which is replaced.
-        params: ``image_height``, ``image_width``, ``is_image_color`` and ``n_classes``; ``manual_seed``,
+        params: ``image_height``, ``image_width``, ``is_image_color`` and ``n_classes``; ``stored_height`` and
+            ``stored_width`` where images are stored larger than the model takes them; ``manual_seed``,
             ``test_fraction`` and ``validation_fraction`` where images are held out; ``max_unreadable``;
             ``alpha_background``; ``gate``, whose classes must be among the data's.
         emit: Gets the status of the step.
@@ -180,7 +181,7 @@ class _Preparation:
         noted: Counter[Note] = Counter()
         assigned = self._assigned()
         source, params = self._source, self._params
-        writing = DatasetWriter(self._dataset, list(source.classes), params.image_shape)
+        writing = DatasetWriter(self._dataset, list(source.classes), params.stored_shape)
         with writing as writer, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow warns of is read, or set aside with a reason
             for name, batch in self._batches():
@@ -223,7 +224,7 @@ class _Preparation:
 
         for name, split in self._source.splits.items():
             known = frozenset(self._unreadable[name])
-            for batch in split.batches(self._params.image_shape, known, self._params.background):
+            for batch in split.batches(self._params.stored_shape, known, self._params.background):
                 self._set_aside(name, batch.unreadable)
                 yield name, batch
                 done += len(batch.positions)

@@ -7,19 +7,21 @@ from typing import Any
 import numpy as np
 
 from components.evaluate.findings import Findings
+from components.shared.artifacts.artifact import ImageShape
 from components.shared.artifacts.dataset import DatasetManifest
 from components.shared.html.charts import column_chart
 from components.shared.html.page import named
 
 
-def data_highlights(findings: Findings, dataset: DatasetManifest) -> dict[str, Any]:
-    """Facts as pairs of name and text, and a chart of the classes' training images."""
+def data_highlights(findings: Findings, dataset: DatasetManifest, taken: ImageShape) -> dict[str, Any]:
+    """Facts as pairs of name and text, and a chart of the classes' training images; `taken` is what the model takes."""
     height, width, channels = dataset.image.as_tuple()
     counts = ", ".join(f"{name} {record.count:,}" for name, record in dataset.splits.items())
     facts = [
         ("source", named(dataset.source, 200)),
         ("images of each split", f"{counts}; test split {dataset.test_split}"),
         ("stored as", f"{width} × {height} pixels, {'colour' if channels == 3 else 'grayscale'}"),
+        *([("evaluated of each", f"the middle {taken.width} × {taken.height}")] if taken != dataset.image else []),
         *_sizes(findings, width, height),
     ]
     split = "train" if "train" in dataset.splits else findings.split

@@ -20,11 +20,12 @@ def check_fit(model: Model, dataset: Dataset, params: Params) -> None:
 def check_data(model: Model, dataset: Dataset) -> None:
     """Refuse a model and a dataset of different classes or images, and a dataset without a test split."""
     _same_classes(model, dataset)
-    ours, theirs = model.manifest.image, dataset.manifest.image
+    taken, ours, theirs = model.manifest.image, model.manifest.resized, dataset.manifest.image
     if ours != theirs:
+        middle = f", of which it takes the middle {taken.height}×{taken.width}" if taken != ours else ""
         raise ArtifactError(
-            f"{model.path}: takes images of {_spelled(ours.as_tuple())}, and the dataset {dataset.path} has images of "
-            f"{_spelled(theirs.as_tuple())}; evaluate the model on data prepared like its own"
+            f"{model.path}: takes images of {_spelled(ours.as_tuple())}{middle}, and the dataset {dataset.path} has "
+            f"images of {_spelled(theirs.as_tuple())}; evaluate the model on data prepared like its own"
         )
     if "test" not in dataset.splits:
         raise ArtifactError(f"{dataset.path}: has no test split to evaluate on; prepare the data again")
@@ -52,13 +53,22 @@ def _same_classes(model: Model, dataset: Dataset) -> None:
 
 
 def _params_agree(model: Model, params: Params) -> None:
-    image = model.manifest.image
+    image, stored = model.manifest.image, model.manifest.resized
+    wanted_stored, has_stored = params.stored_shape, model.manifest.stored_image is not None
     problems = [
         Problem(key, f"{what}, and the model {model.path} has {got}; evaluate with the params it was made by")
         for key, wanted, got, what in (
             ("image_height", params.image_height, image.height, f"is {params.image_height}"),
             ("image_width", params.image_width, image.width, f"is {params.image_width}"),
             ("is_image_color", params.channels, image.channels, f"means {params.channels} channel(s)"),
+            *(
+                (key, wanted, got, f"is {given or 'null'}")
+                for key, wanted, got, given in (
+                    ("stored_height", wanted_stored[0], stored.height, params.stored_height),
+                    ("stored_width", wanted_stored[1], stored.width, params.stored_width),
+                )
+                if given is not None or has_stored
+            ),
             ("n_classes", params.n_classes, len(model.manifest.classes), f"is {params.n_classes}"),
         )
         if wanted != got

@@ -24,6 +24,7 @@ from components.evaluate.findings import Findings
 from components.evaluate.pictures import MAX_FILE_NAME, SMALL_SIDE, ImageOf, Pictures, pictures_of
 from components.shared.artifacts.dataset import DatasetManifest
 from components.shared.artifacts.model import ModelManifest
+from components.shared.cropping import central_crop
 from components.shared.html.page import Cell, fixed, named, percent, render, training_view
 from components.shared.text import natural_key
 
@@ -56,7 +57,8 @@ def render_report(findings: Findings, image_of: ImageOf, model: ModelManifest, d
 
     Args:
         findings: What the evaluation found.
-        image_of: An image of the split, uint8 of shape (height, width, channels), by its position.
+        image_of: A stored image of the split, uint8 of shape (height, width, channels), by its position; what of it
+            the model takes is shown.
         model: The model that was evaluated.
         dataset: The dataset whose split it was evaluated on.
     """
@@ -65,10 +67,10 @@ def render_report(findings: Findings, image_of: ImageOf, model: ModelManifest, d
     shown = set(matrix.classes)
     listed = min(MAX_PAIRS, max(_MIN_PAIRS, round(0.75 * len(matrix.classes))))  # as high as the matrix beside them
     opened = [pair for at, pair in enumerate(confused) if at < listed or {pair.label, pair.predicted} <= shown]
-    pictures = pictures_of(findings, image_of, opened)
+    taken = model.image.as_tuple()
+    pictures = pictures_of(findings, lambda index: central_crop(image_of(index), taken), opened)
     popovers = _popovers(findings, opened, pictures)
     ids = {popover["pair"]: popover["id"] for popover in popovers}
-    height, width, _ = dataset.image.as_tuple()
     return render(
         "evaluate/report.html",
         script="evaluate/report.js",
@@ -87,8 +89,8 @@ def render_report(findings: Findings, image_of: ImageOf, model: ModelManifest, d
         class_table=_class_table(findings, dataset),
         pictures=pictures,
         max_file_name=MAX_FILE_NAME,
-        small=max(height, width) <= SMALL_SIDE,
-        data=data_highlights(findings, dataset),
+        small=max(taken[:2]) <= SMALL_SIDE,
+        data=data_highlights(findings, dataset, model.image),
         training=training_view(model.history, model.selection),
         provenance=_provenance(findings, model, dataset),
         params=json.dumps(model.provenance.params, indent=2, ensure_ascii=False)[:_MAX_PARAMS],

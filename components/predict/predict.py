@@ -96,7 +96,7 @@ class Predictor:
                 names.append(file.name)
                 yield file.opened
 
-        shape = self.classifier.image_shape
+        shape = self.classifier.stored_shape
         size = max(LEAST_SIZE, min(self.classifier.batch_size, _BATCH_BYTES // math.prod(shape)))
         waiting: deque[tuple[DecodedBatch, Future[npt.NDArray[np.float32]]]] = deque()
 

@@ -10,6 +10,7 @@ import torch
 
 from components.classifier.device import describe_device, is_out_of_memory
 from components.classifier.inference import chunk_size
+from components.shared.cropping import central_crop
 from components.shared.errors import ParamsError, Problem
 from components.shared.text import first_line
 from components.train.trainer import Trainer
@@ -70,9 +71,9 @@ def _fits(trainer: Trainer, count: int) -> bool:
     _free(trainer)
     try:
         for _ in range(2):
-            stored = torch.zeros(count, *trainer.params.image_shape, dtype=torch.uint8, device=trainer.device)
+            stored = torch.zeros(count, *trainer.params.stored_shape, dtype=torch.uint8, device=trainer.device)
             labels = torch.zeros(count, dtype=torch.int64, device=trainer.device)
-            trainer.step_alone(trainer.normalise(stored), labels)
+            trainer.step_alone(trainer.normalise(central_crop(stored, trainer.params.image_shape)), labels)
             if trainer.device.type == "cuda":
                 torch.cuda.synchronize(trainer.device)
     except (RuntimeError, MemoryError, ValueError) as error:

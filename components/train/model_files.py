@@ -41,7 +41,7 @@ def write_weights(
     """
     # On the CPU in torch's usual memory order, so that equal weights are equal files.
     best = {name: value.detach().cpu().contiguous() for name, value in trainer.best.weights.items()}
-    data = inputs.data.manifest
+    data, (image, stored_image) = inputs.data.manifest, inputs.image_shapes
 
     def written(name: str, content: bytes) -> Path:
         file = writer.new_file(name)
@@ -56,8 +56,9 @@ def write_weights(
         best,
         inputs.normalisation,
         classes=data.classes,
-        image=data.image,
+        image=image,
         weights_sha256=weights.sha256,
+        stored_image=stored_image,
     )
     file = written(ONNX_FILE, content)
     require_same_predictions(file, trainer, poll, log)
@@ -78,11 +79,12 @@ def commit_model(
     speed: Speed,
 ) -> None:
     """Write the learning curves and, last, the manifest."""
-    params, data = trainer.params, inputs.data.manifest
+    params, data, (image, stored_image) = trainer.params, inputs.data.manifest, inputs.image_shapes
     manifest = ModelManifest(
         created_by=f"shutterline {__version__}",
         classes=data.classes,
-        image=data.image,
+        image=image,
+        stored_image=stored_image,
         normalisation=inputs.normalisation,
         net_arch=[layer.model_dump(by_alias=True) for layer in params.net_arch],
         parameters=count_parameters(trainer.network),

@@ -11,11 +11,18 @@ import torch
 
 from components.classifier.check import Checked, check
 from components.classifier.device import describe_device, free_bytes, make_repeatable
-from components.classifier.images import Normaliser, store_images
+from components.classifier.images import (
+    CentralParts,
+    ImageStore,
+    LabelledImages,
+    Normaliser,
+    StoredImages,
+    store_images,
+)
 from components.classifier.initial_weights import describe_start, start_network
 from components.classifier.network import LayerTable, network_of
 from components.classifier.parameter_groups import describe_groups
-from components.shared.artifacts.artifact import Normalisation
+from components.shared.artifacts.artifact import ImageShape, Normalisation
 from components.shared.artifacts.dataset import DATASET, Dataset, open_dataset, training_splits
 from components.shared.errors import ArtifactError, InputError, ParamsError, Problem
 from components.shared.files import sha256_of
@@ -29,7 +36,7 @@ from components.train.checkpoints.resume import Found
 from components.train.compiling import Compiling, choose_compiling
 from components.train.group import Group, own_device
 from components.train.state import restore
-from components.train.trainer import LabelledImages, Trainer
+from components.train.trainer import Trainer
 
 _log = step_logger("train")
 
@@ -60,6 +67,13 @@ class TrainingInputs:
             std=own.std if isinstance(params.normalise_std, str) else params.normalise_std,
         )
 
+    @property
+    def image_shapes(self) -> tuple[ImageShape, ImageShape | None]:
+        """What the network takes of an image, and what is stored of it, where that is more."""
+        stored, (height, width, _) = self.data.manifest.image, self.params.image_shape
+        taken = stored.model_copy(update={"height": height, "width": width})
+        return taken, stored if stored != taken else None
+
 
 def check_inputs(checked: Checked, dataset: Path) -> TrainingInputs:
     """Refuse early a dataset and a device that params cannot be used with."""
@@ -67,11 +81,13 @@ def check_inputs(checked: Checked, dataset: Path) -> TrainingInputs:
     device = own_device(params.device)
     data = open_dataset(dataset, training_splits, names=False)
     height, width, channels = data.manifest.image.as_tuple()
+    wanted_height, wanted_width, _ = params.stored_shape
+    stored = "stored" if params.stored_height is not None else "image"
     problems = [
         Problem(key, f"is {wanted}{unit}, and the dataset {data.path} has {got}; prepare the data again")
         for key, wanted, got, unit in (
-            ("image_height", params.image_height, height, ""),
-            ("image_width", params.image_width, width, ""),
+            (f"{stored}_height", wanted_height, height, ""),
+            (f"{stored}_width", wanted_width, width, ""),
             ("is_image_color", params.channels, channels, " channel(s)"),
             ("n_classes", params.n_classes, len(data.manifest.classes), ""),
         )
@@ -134,13 +150,16 @@ def _built(inputs: TrainingInputs, network: Any, group: Group, compiling: Compil
     if not group.is_first:  # each process drops its own
         torch.manual_seed(derived_seed(params.manual_seed, f"torch/{group.rank}"))
 
-    def labelled(name: Any) -> LabelledImages:
+    def labelled(name: Any) -> LabelledImages[ImageStore]:
         split = data.splits[name]
         placed = store_images(split, device, params.data_placement)
         _log.info("%s: %s", name, placed.reason)
         return LabelledImages(placed.store, torch.tensor(split.labels, device=device))
 
-    training, held_out = labelled("train"), labelled(data.selection_split)
+    training, evaluated = labelled("train"), labelled(data.selection_split)
+    held_out: LabelledImages[StoredImages] = evaluated
+    if params.stored_shape != params.image_shape:
+        held_out = LabelledImages(CentralParts(evaluated.images, params.image_shape), evaluated.labels)
     normalise = Normaliser(inputs.normalisation, device)
     trainer = Trainer(network, training, held_out, params, normalise, device, group, compiled=compiling.is_on)
     trainer.precision.set_flags()
@@ -158,6 +177,14 @@ def _built(inputs: TrainingInputs, network: Any, group: Group, compiling: Compil
         _log.info("%s", recipe)
     if len(groups := trainer.optimiser.param_groups) > 1:
         _log.info("%s", describe_groups(groups))
+    if params.stored_shape != params.image_shape:
+        is_random = (transforms := trainer.training_step.transforms) is None or transforms.crops
+        _log.info(
+            "images are stored as %d×%d: held-out ones are cropped to their middle %d×%d, training ones %s",
+            *params.stored_shape[:2],
+            *params.image_shape[:2],
+            "anywhere, each by itself" if is_random else "by additional_transforms",
+        )
     for note in dict.fromkeys((*inputs.notes, *trainer.notes)):
         _log.warning("%s", note)
     if (transforms := trainer.training_step.transforms) is not None:

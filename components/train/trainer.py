@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from components.classifier.images import ImageStore, Normaliser, batch_slices
+from components.classifier.images import ImageStore, LabelledImages, Normaliser, StoredImages, batch_slices
 from components.classifier.inference import Predictions
 from components.classifier.losses import counts_of
 from components.classifier.network import Network
@@ -24,14 +24,6 @@ from components.shared.params.params import Params
 from components.shared.seeds import derived_seed
 from components.train.group import Group, evaluated
 from components.train.training_step import TrainingStep
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """A split, its labels int64, shape (images,), on the device."""
-
-    images: ImageStore
-    labels: Tensor
 
 
 @dataclass
@@ -68,8 +60,8 @@ class Trainer:
     def __init__(
         self,
         network: Network,
-        training: LabelledImages,
-        held_out: LabelledImages,
+        training: LabelledImages[ImageStore],
+        held_out: LabelledImages[StoredImages],
         params: Params,
         normalise: Normaliser,
         device: torch.device,

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from components.classifier.crops import random_crops
 from components.classifier.images import Normaliser, random_flips
 from components.classifier.losses import Criterion
 from components.classifier.network import Network
@@ -57,11 +58,11 @@ class TrainingStep:
         self.criterion = Criterion(params, class_counts, device)
         self.optimiser = build_optimiser(params, parameter_groups(network, params))
         self.transforms: Augmentation | None = None
-        if params.additional_transforms:
+        if specs := params.additional_transforms:
             # torchvision costs seconds, and most runs name no transform.
             from components.classifier.augmentation import Augmentation
 
-            self.transforms = Augmentation(params.additional_transforms, params.image_shape, device)
+            self.transforms = Augmentation(specs, params.stored_shape, device, params.image_shape)
         seed = params.manual_seed
         self.flipping = torch.Generator(device).manual_seed(derived_seed(seed, "flip"))
         # Of this process alone: what others draw is for other images.
@@ -120,12 +121,14 @@ class TrainingStep:
     def prepare(self, images: Tensor, of: int, begin: int = 0) -> Tensor:
         """Network input, float32 (batch, channels, height, width), of uint8 images (batch, height, width, channels).
 
-        They are those from `begin` of the `of` images that the whole batch has.
+        Images are as they are stored. They are those from `begin` of the `of` images that the whole batch has.
         """
         if self.params.flip_images:
             images = random_flips(images, self.params.flip_probability, self.flipping, of=of, begin=begin)
         if self.transforms is not None:
             return self.normalise.of_unit(self.transforms(images, self.augmenting))
+        if self.params.stored_shape != self.params.image_shape:
+            images = random_crops(images, *self.params.image_shape[:2], self.augmenting)
         return self.normalise(images)
 
     def backward(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
 
+from components.shared.cropping import central_crop
 from components.shared.errors import NotLearningError
 from components.shared.events.data import Succeeded
 from components.shared.logs import step_logger
@@ -130,7 +131,8 @@ def _learn(trainer: Trainer, indices: Tensor) -> tuple[list[float], float]:
 
 
 def _network_input(trainer: Trainer, indices: Tensor) -> Tensor:
-    return trainer.training_step.prepare(trainer.training.images.take(indices), len(indices))
+    images = trainer.training.images.take(indices)
+    return trainer.normalise(central_crop(images, trainer.params.image_shape))
 
 
 def describe_losses(losses: list[float]) -> str:

@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from components.classifier.device import make_repeatable
-from components.classifier.images import Normaliser, ResidentImages
+from components.classifier.images import LabelledImages, Normaliser, ResidentImages
 from components.classifier.network import network_of
 from components.shared.artifacts.artifact import Normalisation
 from components.shared.params.params import Params
-from components.train.trainer import LabelledImages, Trainer
+from components.train.trainer import Trainer
 from pipelines.params_files import EXAMPLES
 from tests.bench.measure import Ratio, compare, seconds
 from tests.examples import digits

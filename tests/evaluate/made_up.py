@@ -148,11 +148,12 @@ def made_up(
     record = FileRecord(file="test/labels.npy", bytes=1, sha256="0" * 64)
     shard = ShardRecord(file="test/images-00000.npy", bytes=1, sha256="e5" * 32, count=1)
     counts: dict[SplitName, Any] = {"train": random.integers(50, 900, count), "test": findings.per_class.support}
+    image = ImageShape(height=shape[0], width=shape[1], channels=shape[2])
     dataset = DatasetManifest.model_construct(
         created_by="shutterline 0.9.0",
         source="folders of classes",
         classes=classes,
-        image=ImageShape(height=shape[0], width=shape[1], channels=shape[2]),
+        image=image,
         normalisation=Normalisation(mean=[0.5] * shape[2], std=[0.25] * shape[2]),
         splits={
             name: SplitRecord.model_construct(
@@ -166,7 +167,7 @@ def made_up(
         noted={"transparent": 12},
         left_out=LeftOut(files={".txt": 4}),
     )
-    model = manifest_of(history_of(epochs)).model_copy(update={"classes": classes})
+    model = manifest_of(history_of(epochs)).model_copy(update={"classes": classes, "image": image})
     if params is not None:
         provenance = model.provenance.model_copy(update={"params": params})
         model = model.model_copy(update={"provenance": provenance})

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from components.classifier.device import make_repeatable
-from components.classifier.images import Normaliser, store_images
+from components.classifier.images import ImageStore, LabelledImages, Normaliser, store_images
 from components.classifier.network import network_of
 from components.shared.artifacts.dataset import DatasetWriter, open_dataset
 from components.shared.errors import ShutterlineError
@@ -29,7 +29,7 @@ from components.train.checkpoints.resume import Checkpoints
 from components.train.group import Group, evaluated, join_group, own_device
 from components.train.step import train_step
 from components.train.train import train
-from components.train.trainer import LabelledImages, Trainer
+from components.train.trainer import Trainer
 from tests.configs import layer, transform
 from tests.examples import digits, small
 
@@ -72,7 +72,7 @@ def trained(dataset: Path, group: Group, **changes: Any) -> dict[str, Any]:
     make_repeatable(params.manual_seed)
     data = open_dataset(dataset)
 
-    def labelled(name: Any) -> LabelledImages:
+    def labelled(name: Any) -> LabelledImages[ImageStore]:
         return LabelledImages(store_images(data.splits[name], CPU).store, torch.tensor(data.splits[name].labels))
 
     normalise = Normaliser(None, CPU)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from components.classifier.device import make_repeatable
-from components.classifier.images import Normaliser, store_images
+from components.classifier.images import LabelledImages, Normaliser, store_images
 from components.classifier.network import network_of
 from components.classifier.rehearsal import rehearse_transforms
 from components.shared.artifacts.dataset import DatasetWriter, open_dataset
@@ -18,7 +18,7 @@ from components.shared.errors import ParamsError
 from components.shared.params.allowed_classes import TRANSFORMS
 from components.shared.params.types import TransformSpec
 from components.train.train import train
-from components.train.trainer import LabelledImages, Trainer
+from components.train.trainer import Trainer
 from tests.classifier.test_rehearsal import ARGUMENTS, SCALED, UNSCALED
 from tests.configs import Entry, layer, transform
 from tests.examples import digits, small

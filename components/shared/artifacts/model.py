@@ -29,6 +29,7 @@ from components.shared.artifacts.artifact import (
     Record,
     open_artifact,
 )
+from components.shared.cropping import can_hold
 from components.shared.errors import ArtifactError
 
 ONNX_FILE = "model.onnx"
@@ -132,7 +133,10 @@ class ModelManifest(Manifest):
 
     kind: Literal["shutterline.model"] = "shutterline.model"
     classes: ClassNames
-    image: ImageShape
+    image: ImageShape = Field(description="What the network takes.")
+    stored_image: ImageShape | None = Field(
+        None, description="What images are resized to, and the middle taken of; None: as `image`, taken whole."
+    )
     normalisation: Normalisation | None
     net_arch: list[dict[str, Any]] = Field(description="The feature layers; Flatten and Linear follow them.")
     parameters: int = Field(ge=1, description="Number of trainable parameters.")
@@ -162,7 +166,14 @@ class ModelManifest(Manifest):
         epochs = [record.epoch for record in self.history]
         if any(later <= epoch for epoch, later in pairwise(epochs)):
             raise ValueError("the epochs of its history do not follow each other")
+        if not can_hold(self.resized.as_tuple(), self.image.as_tuple()):
+            raise ValueError("its stored_image is smaller than its image, or of other channels")
         return self
+
+    @property
+    def resized(self) -> ImageShape:
+        """What images are resized to before the network takes their middle, or all of them."""
+        return self.stored_image or self.image
 
 
 MODEL = ArtifactKind("model", "model.json", ModelManifest)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.shared.artifacts.model import Model, onnx_of
+from components.shared.cropping import central_crop
 from components.shared.errors import ArtifactError, DeviceError
 from components.shared.inference.guard import INPUT, OUTPUT, CheckedOnnx, check_onnx
 from components.shared.inference.runtime import describe_device, open_session
@@ -23,7 +24,8 @@ class OnnxClassifier:
 
     Attributes:
         classes: Names, in the order of the probabilities.
-        image_shape: Height and width in pixels, and channels, of each image.
+        image_shape: Height and width in pixels, and channels, of each image that the network takes.
+        stored_shape: The same of images before their middle is taken; as `image_shape` where they are taken whole.
         batch_size: Images that go through the network at once. It follows from network and image size alone, so that
             no caller's batch changes a result.
         device: What it runs on, for people.
@@ -34,6 +36,7 @@ class OnnxClassifier:
         self._file, self._checked = file, checked
         self.classes: list[str] = checked.metadata.classes
         self.image_shape: tuple[int, int, int] = checked.metadata.image
+        self.stored_shape: tuple[int, int, int] = checked.metadata.resized
         self.batch_size = checked.batch_size
         try:
             self._session = open_session(file, device)
@@ -67,10 +70,10 @@ class OnnxClassifier:
         return cls(file, check_onnx(file), device)
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Class probabilities.
+        """Class probabilities of the middle of images.
 
         Args:
-            images: uint8, (images, height, width, channels).
+            images: uint8, (images, height, width, channels), of `stored_shape`; or of `image_shape`, cropped already.
 
         Returns:
             float32, (images, classes); not finite where the network gives such values.
@@ -81,6 +84,8 @@ class OnnxClassifier:
         found = np.empty((len(images), len(self.classes)), np.float32)
         for start in range(0, len(images), self.batch_size):
             chunk = images[start : start + self.batch_size]
+            if chunk.shape[1:] == self.stored_shape:
+                chunk = central_crop(chunk, self.image_shape)
             found[start : start + len(chunk)] = self._run(chunk)
         return found
 

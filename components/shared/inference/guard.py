@@ -7,15 +7,17 @@ its own, whose memory and arithmetic are known from its shapes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from onnx import AttributeProto, NodeProto, TensorProto, defs
-from pydantic import Field, Json, PositiveInt, ValidationError
+from pydantic import Field, Json, PositiveInt, ValidationError, ValidationInfo, field_validator
 
 from components.shared.artifacts.artifact import ClassNames, Record
 from components.shared.artifacts.model import ModelManifest
+from components.shared.cropping import can_hold
 from components.shared.errors import ArtifactError
 from components.shared.inference.costs import Costs, costs_of, shape_of
 from components.shared.inference.graph import MAX_RANK, OWN_DOMAINS, Graph, graph_of, read_graph
@@ -73,6 +75,9 @@ _OF_A_TENSOR = {"dims", "data_type", "name", "raw_data"} | {
 }
 
 
+_Shape = tuple[int, int, int]
+
+
 class OnnxMetadata(Record):
     """The metadata of a model.onnx."""
 
@@ -80,6 +85,21 @@ class OnnxMetadata(Record):
     classes: Json[ClassNames]
     image: Json[tuple[PositiveInt, PositiveInt, Literal[1, 3]]]
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    stored_image: Json[tuple[PositiveInt, PositiveInt, Literal[1, 3]]] | None = None
+
+    @field_validator("stored_image")
+    @classmethod
+    def _holds_image(cls, stored: _Shape, info: ValidationInfo) -> _Shape:
+        """What is decoded at this size must be in bounds, too; the graph's own bound the image."""
+        image = info.data.get("image")
+        if image is not None and not (can_hold(stored, image) and math.prod(stored) <= _MAX_BYTES):
+            raise ValueError(f"{stored} cannot be cropped to {image}, or takes more than {_MAX_BYTES:,} bytes")
+        return stored
+
+    @property
+    def resized(self) -> _Shape:
+        """What images are resized to: height, width, channels."""
+        return self.stored_image or self.image
 
 
 @dataclass(frozen=True)
@@ -184,6 +204,7 @@ def _require_same(metadata: OnnxMetadata, manifest: ModelManifest) -> None:
     for what, ours, theirs in (
         ("classes", metadata.classes, manifest.classes),
         ("image shape", metadata.image, manifest.image.as_tuple()),
+        ("stored image", metadata.resized, manifest.resized.as_tuple()),
         ("weights", metadata.weights_sha256, manifest.weights.sha256),
     ):
         if ours != theirs:

@@ -87,8 +87,12 @@ class Params(Entry):
     )
 
     batch_size: _Positive = Field(512, description="Images in a training batch.")
-    image_height: _Side = Field(description="Input height of the model in pixels; data prep resizes to it.")
-    image_width: _Side = Field(description="Input width of the model in pixels; data prep resizes to it.")
+    image_height: _Side = Field(
+        description="Input height of the model in pixels; data prep resizes to it, or to stored_height."
+    )
+    image_width: _Side = Field(
+        description="Input width of the model in pixels; data prep resizes to it, or to stored_width."
+    )
     is_image_color: Truth = Field(False, description="true: 3 channels (RGB); false: 1 (grayscale).")
     shuffle_dataset: Truth = Field(
         True, description="Shuffle the training images each epoch; false: the stored order, every epoch."
@@ -146,6 +150,15 @@ class Params(Entry):
     )
 
     # Ours.
+    stored_height: _Side | None = Field(
+        None,
+        description="Height that data prep resizes images to where it is more than image_height. Training then crops "
+        "at random: by additional_transforms that end at the model's size, else anywhere in the image. Evaluation and "
+        "prediction take the middle. null: image_height.",
+    )
+    stored_width: _Side | None = Field(
+        None, description="Width that data prep resizes images to, given with stored_height; null: image_width."
+    )
     test_fraction: Annotated[Real, Field(gt=0, lt=1)] = Field(
         0.2, description="Share of each class held out for testing where the data has no test split."
     )
@@ -339,8 +352,13 @@ class Params(Entry):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Shape of one stored image: height, width, channels."""
+        """Shape of one image as the network takes it: height, width, channels."""
         return self.image_height, self.image_width, self.channels
+
+    @property
+    def stored_shape(self) -> tuple[int, int, int]:
+        """Shape of one image as data prep stores it, of which the network takes a part, or all: as `image_shape`."""
+        return self.stored_height or self.image_height, self.stored_width or self.image_width, self.channels
 
     @property
     def background(self) -> tuple[int, int, int]:

@@ -120,6 +120,7 @@ def cross_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
             if isinstance(given := value(key), list) and len(given) != channels:
                 wanted = f"must have {channels} number(s) for {kind} images (is_image_color)"
                 yield Problem(key, f"{wanted}, got {len(given)}")
+    yield from _stored_size_problems(values)
     classes, weights = value("n_classes"), value("class_weights")
     if classes is not None and isinstance(weights, list) and len(weights) != classes:
         wanted = f"must have a number for each of the {classes} classes (n_classes)"
@@ -145,6 +146,18 @@ def cross_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
     ):
         if value(first) is not None and second in values and values[second] is None:
             yield Problem(second, f"is required where {first} is given")
+
+
+def _stored_size_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
+    for side, other in (("height", "width"), ("width", "height")):
+        if (stored := values.get(f"stored_{side}")) is None or (taken := values.get(f"image_{side}")) is None:
+            continue
+        if stored < taken:
+            yield Problem(f"stored_{side}", f"must be at least image_{side}, {taken}, got {stored}")
+        # Not the model's own side, which would squeeze images, and not one in proportion, which nobody has named.
+        if values.get(f"stored_{other}", ...) is None and (taken_other := values.get(f"image_{other}")) is not None:
+            advice = f"{round(stored * taken_other / taken)} keeps the model's proportions"
+            yield Problem(f"stored_{other}", f"is required where stored_{side} is given; {advice}")
 
 
 def instead_of_warmup(name: str, warmup: float) -> str:

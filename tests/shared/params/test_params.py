@@ -64,6 +64,8 @@ EVERY_KEY: dict[str, Any] = {
     "mode": "notebook",
     "eval_metric_compute_freq": "batch",
     "eval_batch_size": 17,
+    "stored_height": 12,
+    "stored_width": 13,
     "test_fraction": 0.18,
     "validation_fraction": 0.19,
     "loss": {"class": "torch.nn.CrossEntropyLoss", "kwargs": {"label_smoothing": 0.1}},
