@@ -114,6 +114,7 @@ STATES: dict[str, dict[str, Any]] = {
             transform("GaussianBlur", kernel_size=3),
         ]
     },
+    "parts of stored images": {"image_height": 6, "image_width": 6, "stored_height": 8, "stored_width": 8},
     "other transforms": {
         "additional_transforms": [
             transform("RandAugment", num_ops=2),
