@@ -14,7 +14,7 @@ from components.shared.errors import EXIT_OK, InputError
 from components.shared.storage.fetch import fetch_artifact
 from components.shared.storage.location import Location, parse_location
 from pipelines.options import JSON, argument, option, text
-from pipelines.serving.layouts import SERVICE_FILE, LayoutName, repository
+from pipelines.serving.layouts import SERVICE_FILE, LayoutName, advice_for_clients, repository
 from pipelines.serving.repository_writer import write_version
 
 
@@ -47,7 +47,8 @@ def export(
     MODEL is the directory that training made, here or in a bucket, or a run's directory. Triton is given DIR as its
     model repository. For KServe, whose stock runtime for ONNX is Triton, inference-service.yaml is written beside the
     model: kubectl apply -f it. Clients send uint8 images (batch, height, width, channels) as "images" and get
-    "probabilities" (batch, classes).
+    "probabilities" (batch, classes). Of a model with a stored size they resize images to that and send the middle;
+    which, is said here.
 
     A version that is there is never replaced; what could not be written whole cannot be seen.
     """
@@ -64,7 +65,7 @@ def export(
     default = str(target) if isinstance(target, Location) else None
     wanted = repository(opened.manifest, layout, name, version, max_batch, storage_uri or default)
     is_new = write_version(target, wanted, content)
-    files = [*wanted.beside, wanted.model_file]
+    files, image, stored = [*wanted.beside, wanted.model_file], opened.manifest.image, opened.manifest.resized
     if as_json:
         print_json(
             {
@@ -73,11 +74,19 @@ def export(
                 "name": name,
                 "version": version,
                 "files": files,
-                "model": {"from": model, "sha256": record.sha256, "classes": len(opened.manifest.classes)},
+                "model": {
+                    "from": model,
+                    "sha256": record.sha256,
+                    "classes": len(opened.manifest.classes),
+                    "image": image.as_tuple(),
+                    "stored_image": stored.as_tuple(),
+                },
             }
         )
     else:
         print_message(f"{'wrote' if is_new else 'is there already:'} version {version} of {name} in {target}")
+        if advice := advice_for_clients(opened.manifest):
+            print_message(advice)
         if layout == "kserve":
             print_message(f"start it by kubectl apply -f {SERVICE_FILE}")
     return EXIT_OK

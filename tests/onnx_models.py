@@ -30,6 +30,7 @@ def onnx_model(
     nodes: Sequence[onnx.NodeProto] | None = None,
     initialisers: Sequence[onnx.TensorProto] = (),
     metadata: dict[str, str] | None = None,
+    stored: tuple[int, int, int] | None = None,
     opset: int = 20,
     seed: int = 0,
 ) -> onnx.ModelProto:
@@ -61,27 +62,31 @@ def onnx_model(
         [numpy_helper.from_array(value, name) for name, value in weights.items()] + list(initialisers),
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
-    helper.set_model_props(model, metadata_of(classes, shape) if metadata is None else metadata)
+    helper.set_model_props(model, metadata_of(classes, shape, stored=stored) if metadata is None else metadata)
     return model
 
 
 def metadata_of(
-    classes: Sequence[str] = CLASSES, shape: tuple[int, int, int] = SHAPE, weights: bytes = WEIGHTS
+    classes: Sequence[str] = CLASSES,
+    shape: tuple[int, int, int] = SHAPE,
+    weights: bytes = WEIGHTS,
+    stored: tuple[int, int, int] | None = None,
 ) -> dict[str, str]:
     return {
         "shutterline.version": __version__,
         "shutterline.classes": json.dumps(list(classes), ensure_ascii=False),
         "shutterline.image": json.dumps(shape),
         "shutterline.weights_sha256": hashlib.sha256(weights).hexdigest(),
+        **({"shutterline.stored_image": json.dumps(stored)} if stored else {}),
     }
 
 
 def write_onnx_directory(path: Path, content: bytes | None = None, **changes: Any) -> Model:
     """A model directory whose model.onnx holds `content`; changes are those of `onnx_model` or of the manifest."""
-    names = changes.pop("classes", CLASSES)
-    height, width, channels = shape = changes.pop("shape", SHAPE)
+    names, stored = changes.pop("classes", CLASSES), changes.pop("stored", None)
+    shape = changes.pop("shape", SHAPE)
     if content is None:
-        content = onnx_model(names, shape).SerializeToString(deterministic=True)
+        content = onnx_model(names, shape, stored=stored).SerializeToString(deterministic=True)
     with ArtifactWriter(path, MODEL) as writer:
         records = {}
         for name, data in (("model.safetensors", WEIGHTS), ("model.onnx", content)):
@@ -89,9 +94,9 @@ def write_onnx_directory(path: Path, content: bytes | None = None, **changes: An
             file.write_bytes(data)
             records[name] = writer.record(file)
         manifest = manifest_of(history_of(3), weights=records["model.safetensors"], onnx=records["model.onnx"])
-        writer.commit(
-            manifest.model_copy(
-                update={"classes": names, "image": ImageShape(height=height, width=width, channels=channels), **changes}
-            )
+        image, stored_image = (
+            each and ImageShape(height=each[0], width=each[1], channels=each[2]) for each in (shape, stored)
         )
+        fields = {"classes": names, "image": image, "stored_image": stored_image, **changes}
+        writer.commit(manifest.model_copy(update=fields))
     return open_model(path, lambda manifest: [manifest.onnx] if manifest.onnx else [])

@@ -129,6 +129,9 @@ def _log_source(source: Source, params: Params) -> None:
     if folders:
         named = ", ".join(f"{shown(folder)} as {split}" for split, folder in folders.items())
         _log.info("folders of splits: %s", named)
+    if params.stored_shape != params.image_shape:
+        sizes = (*params.stored_shape[:2], *params.image_shape[:2])
+        _log.info("images are stored as %d×%d, and the model takes %d×%d of each", *sizes)
     if similar := alike(source.classes):
         _log.warning("%d classes differ from another in case or spaces alone: %s", len(similar), listed(similar))
     if source.name == "IDX files" and params.alpha_background != "white":

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from components.shared.artifacts.dataset import DATASET
 from components.shared.artifacts.evaluation import EVALUATION, Evaluation
 from components.shared.artifacts.model import MODEL, Model
+from components.shared.cropping import central_start
 from components.shared.errors import ParamsError
 from components.shared.files import sha256_of
 from components.shared.html.page import render
@@ -35,13 +36,16 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]|~@]|:(?=//)|(?<=www)\.)")
 def model_card(model: Model, evaluation: Evaluation) -> str:
     """The model card of a model and its evaluation."""
     manifest, found = model.manifest, evaluation.manifest
-    image = manifest.image
+    image, stored = manifest.image, manifest.resized
     rows = sorted(found.per_class, key=lambda row: (row.recall, row.name))[:MAX_CLASSES]
     return str(
         render(
             "publish/model_card.md",
             escaped=escaped,
             image=image,
+            stored=stored,
+            top=central_start(stored.height, image.height),
+            left=central_start(stored.width, image.width),
             mode="RGB" if image.channels == 3 else "L",
             classes=manifest.classes,
             parameters=manifest.parameters,

@@ -10,6 +10,7 @@ KServe's stock runtime for ONNX is Triton, which it gives the whole repository, 
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from components.shared.artifacts.model import ONNX_FILE, ModelManifest
+from components.shared.cropping import central_start
 from components.shared.errors import InputError
 from components.shared.strict_yaml import Dumper
 from components.shared.text import shortened
@@ -49,6 +51,12 @@ output [
     label_filename: "{labels}"
   }}
 ]
+"""
+# What clients must do first, where the model takes the middle of larger images. Triton hands parameters to clients.
+_STORED = """parameters {{
+  key: "shutterline.stored_image"
+  value: {{ string_value: "{stored}" }}
+}}
 """
 _TRITON_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # KServe's pattern; of its host names' 63 characters "-predictor-00001" takes 16.
@@ -105,6 +113,8 @@ def repository(
         classes=len(manifest.classes),
         labels=LABELS_FILE,
     )
+    if manifest.stored_image is not None:
+        config += _STORED.format(stored=json.dumps(manifest.stored_image.as_tuple()))
     labels = "".join(f"{label}\n" for label in manifest.classes)
     beside = {f"{name}/{LABELS_FILE}": labels.encode(), f"{name}/{CONFIG_FILE}": config.encode()}
     if layout == "kserve":
@@ -141,6 +151,18 @@ def _service(name: str, storage_uri: str | None) -> dict[str, Any]:
         "metadata": {"name": name},
         "spec": {"predictor": {"model": model}},
     }
+
+
+def advice_for_clients(manifest: ModelManifest) -> str:
+    """What clients do with an image before they send it, in one line; empty where they only resize it."""
+    image, stored = manifest.image, manifest.resized
+    if stored == image:
+        return ""
+    top, left = central_start(stored.height, image.height), central_start(stored.width, image.width)
+    return (
+        f"clients resize images to {stored.height}×{stored.width} (height×width) and send the middle "
+        f"{image.height}×{image.width} of each, from row {top} and column {left} on, counted from 0"
+    )
 
 
 def interface(config: bytes) -> bytes:

@@ -60,7 +60,14 @@ def write_dataset(
         return writer.commit(source="noise", test_split="given", manual_seed=seed, unreadable=[])
 
 
-def linear_model(classes: Sequence[str], shape: tuple[int, int, int], seed: int, *, nan: bool = False) -> bytes:
+def linear_model(
+    classes: Sequence[str],
+    shape: tuple[int, int, int],
+    seed: int,
+    *,
+    nan: bool = False,
+    stored: tuple[int, int, int] | None = None,
+) -> bytes:
     """A model.onnx that is linear in the pixels; or one that gives values that are not finite."""
     random = np.random.default_rng(seed)
     weights = random.normal(size=(len(classes), math.prod(shape))).astype(np.float32) / 4
@@ -74,7 +81,9 @@ def linear_model(classes: Sequence[str], shape: tuple[int, int, int], seed: int,
     ]
     initialisers = [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(offsets, "offsets")]
     return bytes(
-        onnx_model(classes, shape, nodes=nodes, initialisers=initialisers).SerializeToString(deterministic=True)
+        onnx_model(classes, shape, nodes=nodes, initialisers=initialisers, stored=stored).SerializeToString(
+            deterministic=True
+        )
     )
 
 
@@ -113,8 +122,9 @@ def write_model(
         ),
     }
     shape = params.image_shape
-    content = linear_model(names, shape, seed, nan=nan)
-    return write_onnx_directory(path, content, classes=names, shape=shape, **fields | changes).manifest
+    stored = params.stored_shape if params.stored_shape != shape else None
+    content = linear_model(names, shape, seed, nan=nan, stored=stored)
+    return write_onnx_directory(path, content, classes=names, shape=shape, stored=stored, **fields | changes).manifest
 
 
 @dataclass(frozen=True)
@@ -138,9 +148,9 @@ class Parts:
         ]
 
 
-def parts_in(folder: Path) -> Parts:
-    params = params_of()
-    write_dataset(folder / "dataset")
+def parts_in(folder: Path, **changes: Any) -> Parts:
+    params = params_of(**changes)
+    write_dataset(folder / "dataset", shape=params.stored_shape)
     write_model(folder / "model", params, dataset=folder / "dataset")
     return Parts(folder / "model", folder / "dataset", folder / "evaluation", params)
 

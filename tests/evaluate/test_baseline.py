@@ -15,7 +15,7 @@ from components.evaluate.evaluate import evaluate
 from components.shared.artifacts.evaluation import open_evaluation
 from components.shared.events.data import Mistake
 from components.shared.files import sha256_of
-from tests.evaluate.conftest import CLASSES, Parts, params_of, write_model
+from tests.evaluate.conftest import CLASSES, Parts, params_of, parts_in, write_model
 from tests.peers.fixtures import gcs_bucket as gcs_bucket
 from tests.peers.fixtures import gcs_server as gcs_server
 from tests.peers.gcs import GcsBucket
@@ -67,6 +67,29 @@ def test_a_baseline_of_other_classes_is_refused(parts: Parts, capsys: pytest.Cap
     message = f"baseline {other}: has the classes of the dataset {parts.dataset} in another order"
     assert message in capsys.readouterr().err
     assert not (parts.evaluation / "evaluation.json").exists()
+
+
+def test_a_baseline_takes_its_own_part_of_the_same_images(tmp_path: Path) -> None:
+    stored = {"stored_height": 12, "stored_width": 11}
+    parts, whole = parts_in(tmp_path, **stored), tmp_path / "whole"
+    write_model(whole, params_of(image_height=12, image_width=11))
+
+    found = evaluate(**parts.arguments(params=params_of(**stored, baseline=str(whole)))).findings
+
+    sizes = {"image_height": 12, "image_width": 11}
+    alone = evaluate(**parts.arguments(model=whole, evaluation=tmp_path / "other", params=params_of(**sizes))).findings
+    assert found.comparison is not None
+    assert found.comparison.metrics.items() <= alone.metrics.items()
+
+
+def test_a_baseline_of_another_stored_size_is_refused(parts: Parts, capsys: pytest.CaptureFixture[str]) -> None:
+    other = parts.model.with_name("other")
+    write_model(other, params_of(stored_height=12, stored_width=11))
+
+    assert main(parts.command("--set", f"baseline={other}")) == 2
+
+    message = f"baseline {other}: takes images of 12×11 pixels with 1 channel(s), of which it takes the middle 8×8, and"
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from components.evaluate.__main__ import main
 from components.shared.artifacts.artifact import ImageShape
 from components.shared.files import sha256_of
-from tests.evaluate.conftest import CLASSES, Parts, write_dataset, write_model
+from tests.evaluate.conftest import CLASSES, Parts, params_of, write_dataset, write_model
 
 Damage = Callable[[Parts], object]
 
@@ -125,6 +125,18 @@ PAIRINGS: dict[str, tuple[Damage, str]] = {
     "image channels": (
         lambda parts: write_dataset(parts.dataset, shape=(8, 8, 3)),
         "has images of 8×8 pixels with 3 channel(s)",
+    ),
+    "stored image size": (
+        lambda parts: write_model(parts.model, params_of(stored_height=12, stored_width=11)),
+        "takes images of 12×11 pixels with 1 channel(s), of which it takes the middle 8×8, and the dataset {dataset} "
+        "has images of 8×8 pixels with 1 channel(s)",
+    ),
+    "params without the model's stored size": (
+        lambda parts: (
+            write_model(parts.model, params_of(stored_height=12, stored_width=8)),
+            write_dataset(parts.dataset, shape=(12, 8, 1)),
+        ),
+        "stored_height: is null, and the model {model} has 12",
     ),
     "dataset without test split": (
         lambda parts: write_dataset(parts.dataset, splits=("train", "validation")),

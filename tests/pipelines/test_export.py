@@ -148,7 +148,8 @@ def test_kserve_is_told_where_the_repository_is(
         "version": 1,
         "files": [*(f"classifier/{name}" for name in ("labels.txt", "config.pbtxt")), "inference-service.yaml",
                   "classifier/1/model.onnx"],
-        "model": {"from": str(model.path), "sha256": model.manifest.onnx and model.manifest.onnx.sha256, "classes": 3},
+        "model": {"from": str(model.path), "sha256": model.manifest.onnx and model.manifest.onnx.sha256, "classes": 3,
+                  "image": [8, 8, 3], "stored_image": [8, 8, 3]},
     }  # fmt: skip
     service = yaml.safe_load((out / "inference-service.yaml").read_text())
     jsonschema.validate(service, SERVICE_SCHEMA)
@@ -160,6 +161,25 @@ def test_kserve_is_told_where_the_repository_is(
         "runtime": "kserve-tritonserver",
         "storageUri": uri,
     }
+
+
+def test_clients_of_a_model_with_a_stored_size_are_told_what_to_send(
+    shutterline: Shutterline, refused: Refused, tmp_path: Path, model: Model
+) -> None:
+    stored = write_onnx_directory(tmp_path / "stored", stored=(13, 10, 3))
+    options = ["--layout", "triton", "-o", tmp_path / "out"]
+
+    done = shutterline("export", stored.path, *options)
+
+    assert done.err.splitlines()[-1] == (
+        "clients resize images to 13×10 (height×width) and send the middle 8×8 of each, from row 2 and column 1 on, "
+        "counted from 0"
+    )
+    config = config_of(tmp_path / "out" / "classifier" / "config.pbtxt")
+    assert config.parameters["shutterline.stored_image"].string_value == "[13, 10, 3]"
+    assert list(config.input[0].dims) == [8, 8, 3]
+    message = refused("export", model.path, *options, "--version", 2)
+    assert "has other classes or images, and all versions of a model share them" in message
 
 
 def test_versions_are_added_and_never_replaced(

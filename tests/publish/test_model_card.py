@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from components.evaluate.evaluate import evaluate
@@ -76,9 +77,14 @@ def test_names_from_data_are_only_ever_text(tmp_path: Path) -> None:
         assert "<" not in line
 
 
-def test_its_code_gives_the_prediction_of_predict(ready: Parts, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", [{}, {"stored_height": 13, "stored_width": 10}])
+def test_its_code_gives_the_prediction_of_predict(stored: dict[str, int], tmp_path: Path) -> None:
     """In an interpreter that has ONNX Runtime, NumPy and Pillow, and does not see Shutterline."""
-    result = publish(model=ready.model, evaluation=ready.evaluation, params=params_of(publish_uri=str(tmp_path / "to")))
+    ready = parts_in(tmp_path, **stored)
+    evaluate(**ready.arguments())
+    result = publish(
+        model=ready.model, evaluation=ready.evaluation, params=params_of(**stored, publish_uri=str(tmp_path / "to"))
+    )
     version = Path(result.published)
     image = version / "image.png"
     Image.fromarray(np.random.default_rng(3).integers(0, 256, (37, 23, 3), dtype=np.uint8)).save(image)
@@ -90,8 +96,9 @@ def test_its_code_gives_the_prediction_of_predict(ready: Parts, tmp_path: Path) 
     )
 
     classifier = OnnxClassifier.from_file(version / "model.onnx", "cpu")
-    (probabilities,) = classifier(decode_image(image, classifier.image_shape).pixels[None])
+    (probabilities,) = classifier(decode_image(image, classifier.stored_shape).pixels[None])
     name, probability = done.stdout.split()
     assert name == classifier.classes[int(probabilities.argmax())]
+    assert ("the middle of 10 × 13" in result.card) is bool(stored)
     assert abs(float(probability) - probabilities.max()) < 1e-6
     assert json.loads((version / "model.json").read_text())["classes"] == classifier.classes

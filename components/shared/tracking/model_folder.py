@@ -22,7 +22,7 @@ _PACKAGES = ("mlflow", "numpy", "onnx", "onnxruntime", "pandas")
 
 def model_folder(manifest: ModelManifest, onnx_file: str, run_id: str, mlflow_version: str) -> dict[str, str]:
     """The texts beside the ONNX file, by name; MLmodel is the last, without which a folder is no model."""
-    image = manifest.image
+    image, stored = manifest.image, manifest.stored_image
     images = {"dtype": "uint8", "shape": [-1, image.height, image.width, image.channels]}
     probabilities = {"dtype": "float32", "shape": [-1, len(manifest.classes)]}
     python = platform.python_version()
@@ -41,6 +41,8 @@ def model_folder(manifest: ModelManifest, onnx_file: str, run_id: str, mlflow_ve
         "metadata": {
             "shutterline.classes": manifest.classes,
             "shutterline.version": manifest.created_by.removeprefix("shutterline "),
+            # What images are resized to before their middle is taken.
+            **({"shutterline.stored_image": list(stored.as_tuple())} if stored is not None else {}),
         },
         "mlflow_version": mlflow_version,
         "model_uuid": uuid4().hex,

@@ -234,6 +234,13 @@ each(
     no_classes=("its metadata shutterline.classes: Field required", metadata(classes=None)),
     classes_that_are_no_list=("its metadata shutterline.classes: ", metadata(classes='{"cat": 1}')),
     classes_nested_too_deep=("its metadata shutterline.classes: ", metadata(classes="[" * 10**5)),
+    stored_smaller_than_taken=(
+        "its metadata shutterline.stored_image: Value error, (8, 7, 3) cannot be cropped to (8, 8, 3)",
+        metadata(stored_image="[8, 7, 3]"),
+    ),
+    stored_in_other_channels=("its metadata shutterline.stored_image: ", metadata(stored_image="[8, 8, 1]")),
+    stored_far_too_large=("takes more than 4,294,967,296 bytes", metadata(stored_image="[65535, 65535, 3]")),
+    another_stored_image=("its metadata names other stored image than", metadata(stored_image="[9, 8, 3]")),
     a_class_twice=("two classes have one name", metadata(classes='["cat", "cat", "eel"]')),
     other_classes=("its metadata names other classes than model.json", metadata(classes='["cat", "dog", "elk"]')),
     another_size=("its metadata names other image shape than model.json", metadata(image="[8, 9, 3]")),

@@ -57,6 +57,18 @@ def test_a_bare_file_says_what_it_takes(tmp_path: Path) -> None:
     assert classifier(images_of(2, (4, 6, 1))).shape == (2, 2)
 
 
+def test_stored_images_are_cropped_and_cropped_ones_are_not(tmp_path: Path) -> None:
+    classifier = OnnxClassifier.open(write_onnx_directory(tmp_path / "model", stored=(13, 10, 3)), "cpu")
+    stored = images_of(5, (13, 10, 3))
+
+    assert (classifier.image_shape, classifier.stored_shape) == (SHAPE, (13, 10, 3))
+    middle = stored[:, 2:10, 1:9]
+    np.testing.assert_allclose(classifier(stored), expected(middle), atol=1e-6)
+    assert np.array_equal(classifier(middle), classifier(stored))
+    with pytest.raises(ArtifactError, match="cannot run: "):
+        classifier(images_of(2, (12, 10, 3)))
+
+
 @pytest.mark.parametrize("size", [0, 1, 2, 7, 64, 100])
 def test_a_callers_batch_changes_no_bit(tmp_path: Path, size: int) -> None:
     classifier = OnnxClassifier.open(write_onnx_directory(tmp_path / "model"), "cpu")

@@ -211,6 +211,15 @@ def test_nesting_has_an_end() -> None:
             {"PUB_SUB_PROJECT": "must be a project id", "PUB_SUB_TOPIC": "start with a letter and not with goog"},
         ),
         ({"KAFKA_HOST": "a,,b", "KAFKA_TOPIC": "a"}, {"KAFKA_HOST": "'' is not host or host:port"}),
+        (
+            {"stored_height": 7, "stored_width": 8},
+            {"stored_height": "must be at least image_height, 8, got 7"},
+        ),
+        (
+            {"image_width": 12, "stored_height": 10},
+            {"stored_width": "is required where stored_height is given; 15 keeps the model's proportions"},
+        ),
+        ({"stored_width": 9, "stored_height": 0}, {"stored_height": "must be at least 1, got 0"}),
     ],
 )
 def test_keys_that_do_not_fit_each_other(changes: Entry, expected: dict[str, str]) -> None:
