@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 
 from components.classifier.network import LayerTable
 from components.shared.errors import ParamsError, Problem
@@ -67,3 +70,61 @@ def choose_compiling(params: Params, device: torch.device, table: LayerTable, im
         bound = f"{step:.1e} FLOP, below {_HOST_BOUND_FLOPS:.0e}"
         return Compiling(False, f"the host is the bound of so small a step: {bound}")
     return Compiling(False, missing) if missing else Compiling(True, f"the run is long: {flops:.1e} FLOP")
+
+
+class Compiled:
+    """A model compiled for batches of one shape; a batch of any other, as an epoch's last, is computed uncompiled.
+
+    Args:
+        model: The network, or what shares it among processes.
+
+    Attributes:
+        is_ready: Whether :meth:`compile_for` was called, after which nothing more is compiled.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model, self._shape = model, torch.Size()
+        # torch's own graphs would be captured beside a step's, and their memory is not shared.
+        options: dict[str, Any] = {"triton.cudagraphs": False}
+        self._compiled: Callable[[Tensor], Any] = torch.compile(model, dynamic=False, options=options)
+        self.is_ready = False
+
+    def __call__(self, images: Tensor) -> Any:
+        """What the model gives for a batch."""
+        return (self._compiled if images.shape == self._shape else self._model)(_in_one_layout(images))
+
+    def compile_for(
+        self,
+        images: Tensor,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        kinds: Sequence[Callable[[], AbstractContextManager[Any]]],
+    ) -> None:
+        """Compile forward and backward pass for batches like `images`, by black ones; gradients must be there of none.
+
+        Batch statistics and generators stay as they are, and no gradient is left.
+
+        Args:
+            images: A batch as training gives it, float32, shape (batch, channels, height, width).
+            autocast: Makes what the forward pass runs in.
+            kinds: Make what a pass, forward and backward, may run in.
+        """
+        self._shape, self.is_ready = images.shape, True
+        kept = [buffer.clone() for buffer in self._model.buffers()]
+        with torch.random.fork_rng([images.device] if images.is_cuda else []):
+            for kind in kinds:
+                with kind():
+                    with autocast():
+                        output = self(torch.zeros_like(images))
+                    output.float().sum().backward()
+        self._model.zero_grad(set_to_none=True)
+        for buffer, before in zip(self._model.buffers(), kept, strict=True):
+            buffer.copy_(before)
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)
+
+
+def _in_one_layout(images: Tensor) -> Tensor:
+    """Images channels_last; a dimension of one value has the stride that follows, by which a compiled network tells."""
+    _, channels, height, width = images.shape
+    strides = (height * width * channels, 1, width * channels, channels)
+    return images.contiguous(memory_format=torch.channels_last).as_strided(images.shape, strides)

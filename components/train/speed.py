@@ -201,8 +201,9 @@ def speed_facts(speed: Speed) -> list[tuple[str, str]]:
 
 
 def time_shares(speed: Speed) -> list[tuple[str, float]]:
-    """Parts of the wall time by name, in the order of a step."""
-    return [(name.replace("_", " and "), speed.shares[name]) for name in TIME_SHARES if name in speed.shares]
+    """Parts of the wall time by name, in the order of a step; compiling only where there was any."""
+    names = [name for name in TIME_SHARES if name in speed.shares and (name != "compiling" or speed.shares[name])]
+    return [(name.replace("_", " and "), speed.shares[name]) for name in names]
 
 
 def speed_lines(speed: Speed) -> list[str]:

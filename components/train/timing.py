@@ -55,6 +55,8 @@ class Timing:
         now = time.perf_counter()
         self.seconds[part] += now - self._last
         self._last = now
+        if part == "compiling":  # meanwhile the device had nothing to do, which no part of a step is to blame for
+            self._is_sampled, self._marks = False, []
         if self._is_sampled and part in STEP_PARTS:
             self._mark(part)
 

@@ -151,6 +151,10 @@ def train(
         speed = measure_speed(trainer)
         for line in speed_lines(speed):
             _log.info("%s", line)
+        if trainer.compiled:
+            compiling, steps = trainer.timing.seconds["compiling"], trainer.timing.training
+            message = "compiling took %.1f s, and the steps %.1f s; what it saved was not measured"
+            _log.info(message, compiling, steps)
         if writer is not None and curves is not None:
             curves.speed(speed, len(trainer.history))
             commit_model(writer, trainer, inputs, files, speed)

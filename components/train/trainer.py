@@ -23,6 +23,7 @@ from components.shared.errors import DivergedError, ParamsError, Problem
 from components.shared.params.params import Params
 from components.shared.seeds import derived_seed
 from components.train.group import Group, evaluated
+from components.train.precision import Precision
 from components.train.training_step import TrainingStep
 
 
@@ -74,7 +75,7 @@ class Trainer:
         self.group = group = group or Group()
         counts = counts_of(training.labels.cpu(), params.n_classes)
         self.training_step = step = TrainingStep(network, counts, params, normalise, device, group, compiled=compiled)
-        self.precision, self.compiled, self.timing = step.precision, step.compiled, step.timing
+        self.compiled, self.timing = step.compiled, step.timing
         self.criterion, self.optimiser, self.average = step.criterion, step.optimiser, step.average
         self.loss_sum, self.weight_sum, self.right = step.loss_sum, step.weight_sum, step.right
         self.slices = list(batch_slices(len(training.images), params.batch_size, at_least=2 * group.size))
@@ -88,6 +89,8 @@ class Trainer:
         if rehearsal.problems:
             raise ParamsError(rehearsal.problems)
         self.notes = rehearsal.notes
+        if step.recomputing is not None and step.recomputing.note:
+            self.notes.append(step.recomputing.note)
         self.schedules = Schedules(params, self.optimiser, len(self.steps))
         # On the CPU, so that the order is the same on every device.
         self.shuffling = torch.Generator().manual_seed(derived_seed(params.manual_seed, "shuffle"))
@@ -101,6 +104,11 @@ class Trainer:
     def evaluated_network(self) -> Network:
         """What is evaluated and kept: the average of the weights where there is one."""
         return cast("Network", self.average.module) if self.average is not None else self.network
+
+    @property
+    def precision(self) -> Precision:
+        """What training and evaluation compute in."""
+        return self.training_step.precision
 
     @property
     def rate(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +20,7 @@ from components.classifier.optimisers import build_optimiser
 from components.classifier.parameter_groups import parameter_groups
 from components.shared.params.params import Params
 from components.shared.seeds import derived_seed
+from components.train.compiling import Compiled
 from components.train.group import Group
 from components.train.mixup import Mixing
 from components.train.precision import choose_precision
@@ -27,6 +28,7 @@ from components.train.timing import Timing
 
 if TYPE_CHECKING:
     from components.classifier.augmentation import Augmentation
+    from components.train.recomputing import Recomputing
 
 
 class TrainingStep:
@@ -79,7 +81,12 @@ class TrainingStep:
         self.weight_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.right = torch.zeros((), dtype=torch.int64, device=device)
         self.timing = Timing(device)
-        self.compiled = self._is_to_compile = compiled
+        self.recomputing: Recomputing | None = None
+        if params.gradient_checkpointing:
+            from components.train.recomputing import Recomputing
+
+            self.recomputing = Recomputing(network)
+        self.compiled = compiled
         self._model: Callable[[Tensor], Tensor] | None = None  # what a step calls
         self._unsynced: Callable[[], Any] = nullcontext
 
@@ -93,7 +100,10 @@ class TrainingStep:
             # Before each forward pass the buffers become rank 0's.
             model = DistributedDataParallel(self.network, device_ids=devices)
             self._unsynced = model.no_sync
-        self._model = torch.compile(model) if self.compiled else model
+        self._model = Compiled(model) if self.compiled else model
+
+    def _recomputed(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.recomputing is None else self.recomputing.forward_pass()
 
     def reset_sums(self) -> None:
         """Have nothing summed up yet."""
@@ -113,9 +123,7 @@ class TrainingStep:
             part = self.group.own(whole)
             prepared = self.prepare(next(images), whole.stop - whole.start, part.start - whole.start)
             self.backward(prepared, labels[part], weight, is_last=whole is batches[-1])
-            # The first call compiles, which no later one does.
-            self.timing.lap("other" if self._is_to_compile else "forward_backward")
-            self._is_to_compile = False
+            self.timing.lap("forward_backward")
         self.update()
 
     def prepare(self, images: Tensor, of: int, begin: int = 0) -> Tensor:
@@ -144,11 +152,17 @@ class TrainingStep:
             is_mixed: Whether mixup and CutMix are applied, as the params say.
         """
         mixed = self.mixing(images, labels) if is_mixed and self.mixing.is_on else None
+        given = images if mixed is None else mixed.images
         self.timing.lap("data")
         model = self.network if self._model is None else self._model
+        if isinstance(model, Compiled) and not model.is_ready:
+            # Of a group's two kinds of backward passes each is compiled by itself.
+            kinds = [nullcontext, self._unsynced] if self.params.gradient_accumulation_steps > 1 else [nullcontext]
+            model.compile_for(given, lambda: self.precision.autocast(self.device), kinds)
+            self.timing.lap("compiling")
         with nullcontext() if is_last else self._unsynced():
-            with self.precision.autocast(self.device):
-                logits = model(images if mixed is None else mixed.images).float()
+            with self.precision.autocast(self.device), self._recomputed():
+                logits = model(given).float()
             losses = self.criterion(logits, labels)
             if mixed is not None:
                 losses = torch.lerp(self.criterion(logits, mixed.others), losses, mixed.share)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from components.shared.artifacts.model import EpochRecord, ModelManifest, Selection, open_model
+from components.shared.artifacts.model import TIME_SHARES, EpochRecord, ModelManifest, Selection, open_model
 from components.shared.errors import ArtifactError
 from components.shared.html.page import MAX_ROWS, write_page
 from components.train.curves import render_learning_curves
@@ -137,11 +137,11 @@ def test_the_speed_is_two_facts_and_a_bar() -> None:
 
     for text in ("123,456 images/s (bf16, not compiled", "95.0 % (93.0 % to 98.0 % in 5 rounds) of 130,000 images/s"):
         assert text in page.text()
-    shares = [0.05, 0.7, 0.1, 0.08, 0.02, 0.01, 0.04]
+    shares = list(SPEED.shares.values())
     assert [bar["style"] for bar in page.every("span") if "style" in bar] == [
         f"--share:{share:.3f}" for share in shares
     ]
-    names = ["data", "forward and backward", "optimiser", "evaluation", "checkpoints", "status", "other"]
+    names = [name.replace("_", " and ") for name in TIME_SHARES]
     expected = [f"{name} {100 * share:.1f} %" for name, share in zip(names, shares, strict=True)]
     assert [text for tag, text in page.texts if tag == "li"] == expected
 

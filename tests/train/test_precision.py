@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_a_fused_optimiser_makes_the_same_steps(dataset: Path, optimiser: str, k
 
 def chosen(heard: pytest.LogCaptureFixture, dataset: Path, model: Path, **changes: Any) -> str:
     heard.clear()
-    train(dataset=dataset, model=model, params=small(num_epochs=1, **changes))
+    train(dataset=dataset, model=model, params=small(**{"num_epochs": 1, **changes}))
     (line,) = (message for message in heard.messages if "parameters on" in message)
     return line
 
@@ -117,6 +118,20 @@ def test_compiling_is_off_where_it_does_not_pay(
     assert choose_compiling(small(compile=compiles), device, table_of(), 100) == expected
 
 
+def test_of_a_long_run_the_steps_must_be_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    images = 1e13
+    bound = "the host is the bound of so small a step: 1.3e+06 FLOP, below 3e+11"
+    assert choose_compiling(small(), GPU, table_of(), images) == (False, bound)
+    large = small(batch_size=10_000_000)
+    assert choose_compiling(large, GPU, table_of(), images) == (True, "the run is long: 4.1e+17 FLOP")
+    checkpointed = large.model_copy(update={"gradient_checkpointing": True})
+    assert choose_compiling(checkpointed, GPU, table_of(), images) == (
+        False,
+        "gradient_checkpointing is true, whose recomputed layers are not compiled",
+    )
+
+
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ParamsError, match=r'compile: is "always", and there is no C\+\+ compiler.*"auto" or "never"'):
@@ -124,14 +139,27 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-def test_a_compiled_network_learns_the_same(dataset: Path, tmp_path: Path, heard: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("changes", [{}, {"mixup_alpha": 0.5, "cutmix_alpha": 0.5, "gradient_accumulation_steps": 2}])
+def test_one_compilation_serves_a_run_and_is_no_training(
+    dataset: Path, tmp_path: Path, heard: pytest.LogCaptureFixture, changes: dict[str, Any]
+) -> None:
     from torch._dynamo.utils import counters
 
-    train(dataset=dataset, model=tmp_path / "plain", params=small(compile="never", num_epochs=1))
+    changes |= {"batch_size": 60, "num_epochs": 2}  # the last batch has 20 images
+    train(dataset=dataset, model=tmp_path / "plain", params=small(compile="never", **changes))
+    torch.compiler.reset()  # a network that was compiled in this process before would not be again
     before = counters["stats"]["unique_graphs"]
-    line = chosen(heard, dataset, tmp_path / "compiled", compile="always")
-    assert counters["stats"]["unique_graphs"] > before
+    line = chosen(heard, dataset, tmp_path / "compiled", compile="always", **changes)
+    assert counters["stats"]["unique_graphs"] == before + 1
     assert line.endswith("compiled (as compile says)")
-    plain, compiled = (open_model(tmp_path / name).manifest.history[0] for name in ("plain", "compiled"))
-    assert compiled.train_loss == pytest.approx(plain.train_loss, rel=1e-3)
-    assert compiled.loss == pytest.approx(plain.loss or 0.0, rel=1e-3)
+    plain, compiled = (open_model(tmp_path / name).manifest for name in ("plain", "compiled"))
+    for one, other in zip(compiled.history, plain.history, strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
+        assert one.loss == pytest.approx(other.loss or 0.0, rel=5e-3)
+    speed = compiled.provenance.speed
+    assert speed is not None
+    assert speed.shares["compiling"] > 0
+    steps = sum(speed.shares[name] for name in ("data", "forward_backward", "optimiser")) * compiled.provenance.seconds
+    assert speed.samples_per_second == pytest.approx(400 / steps, rel=1e-6)
+    (told,) = (message for message in heard.messages if message.startswith("compiling took"))
+    assert re.fullmatch(r"compiling took [\d.]+ s, and the steps [\d.]+ s; what it saved was not measured", told)

@@ -39,7 +39,7 @@ LEARNING_CURVES = "learning-curves.html"
 # Keys of manifests of 0.8 and earlier: last.safetensors, model.pt2 and network.pt2.
 _EARLIER_FILES = ("last_weights", "export", "program")
 # What training's wall time goes to, in the order of a step.
-TIME_SHARES = ("data", "forward_backward", "optimiser", "evaluation", "checkpoints", "status", "other")
+TIME_SHARES = ("data", "forward_backward", "optimiser", "compiling", "evaluation", "checkpoints", "status", "other")
 
 
 class Selection(Record):
@@ -93,7 +93,7 @@ class Speed(Record):
     )
     rounds: int = Field(default=0, ge=0, description="Rounds that were measured; 0: none, or once, up to version 0.6.")
     why_not: dict[str, str] = Field(default={}, description="Why `of_constant_tensor` is None, by that name.")
-    precision: str = Field(description="Of the network's arithmetic: fp32 or bf16.")
+    precision: str = Field(description="Of the network's arithmetic: fp32, tf32 or bf16.")
     compiled: bool = Field(description="Whether torch.compile made the step.")
     data: str = Field(description='Where images were kept: "resident" on the device, "mapped" from the host\'s disk.')
     shares: dict[str, float] = Field(description="Parts of the wall time by `TIME_SHARES`; their sum is 1.")
