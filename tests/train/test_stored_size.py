@@ -26,16 +26,25 @@ from components.shared.params.params import Params
 from components.train.start import trial_trainer
 from components.train.train import train
 from components.train.trials import smoke
-from tests.configs import Entry, refused, transform
+from tests.configs import Entry, layer, refused, transform
 from tests.examples import small
 from tests.shared.decoding.pictures import random_pixels
 
-STORED, TAKEN = (12, 13), (8, 8)
-
-
-def params_of(**changes: object) -> Params:
-    sizes = {"stored_height": STORED[0], "stored_width": STORED[1]}
-    return small(n_classes=2, test_fraction=0.4, batch_size=8, **sizes | changes)
+SMALL = {"stored_height": 12, "stored_width": 13}
+CLASSIC = {
+    "image_height": 224,
+    "image_width": 224,
+    "stored_height": 256,
+    "stored_width": 256,
+    "is_image_color": True,
+    "net_arch": [
+        layer("Conv2d", in_channels=3, out_channels=8, kernel_size=16, stride=16),
+        layer("BatchNorm2d", num_features=8),
+        layer("ReLU"),
+        layer("AdaptiveAvgPool2d", output_size=1),
+    ],
+    "additional_transforms": [transform("RandomResizedCrop", size=224), transform("RandomHorizontalFlip")],
+}
 
 
 @dataclass(frozen=True)
@@ -43,64 +52,61 @@ class Chain:
     """What the steps made of a folder of photos."""
 
     folder: Path
+    params: Params
 
     @property
     def photos(self) -> Path:
         return self.folder / "photos"
 
-    @property
-    def manifest(self) -> dict[str, object]:
-        found: dict[str, object] = json.loads((self.folder / "model" / "model.json").read_text())
-        return found
-
     def by_hand(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Probabilities of stored images, (images, height, width, 1), by torchvision's crop and nothing of ours."""
-        middle = v2.CenterCrop(TAKEN)(torch.tensor(pixels).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        """Probabilities of stored images by torchvision's crop and nothing of ours."""
+        middle = v2.CenterCrop(self.params.image_shape[:2])(torch.tensor(pixels).permute(0, 3, 1, 2))
         session = onnxruntime.InferenceSession(self.folder / "model" / "model.onnx")
-        found: npt.NDArray[np.float32] = session.run(None, {"images": middle.contiguous().numpy()})[0]
+        images = middle.permute(0, 2, 3, 1).contiguous().numpy()
+        found: npt.NDArray[np.float32] = session.run(None, {"images": images})[0]
         return found
 
 
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+@pytest.fixture(scope="module", params=[SMALL, pytest.param(CLASSIC, marks=pytest.mark.slow)], ids=["8", "224"])
+def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Chain:
     folder = tmp_path_factory.mktemp("stored")
     for label, name in enumerate(("dark", "bright")):
         (folder / "photos" / name).mkdir(parents=True)
         for index in range(20):
             pixels = random_pixels(20 + index, 30 - index, 3, seed=100 * label + index) // 2 + 100 * label
             Image.fromarray(pixels.astype(np.uint8)).save(folder / "photos" / name / f"{index}.png")
-    params = params_of()
+    params = small(n_classes=2, test_fraction=0.4, batch_size=8, **request.param)
     prepare(data=folder / "photos", dataset=folder / "dataset", params=params)
     train(dataset=folder / "dataset", model=folder / "model", params=params)
     evaluate(model=folder / "model", dataset=folder / "dataset", evaluation=folder / "evaluation", params=params)
-    return Chain(folder)
+    return Chain(folder, params)
 
 
 def test_every_image_is_stored_at_the_stored_size(chain: Chain) -> None:
-    data = open_dataset(chain.folder / "dataset")
-    assert data.manifest.image.as_tuple() == (*STORED, 1)
+    data, (height, width, channels) = open_dataset(chain.folder / "dataset"), chain.params.stored_shape
+    assert data.manifest.image.as_tuple() == (height, width, channels)
     name = next(iter(data.splits["test"].names() or ())).file
     with Image.open(chain.photos / name) as image:
-        by_hand = np.asarray(image.convert("L").resize(STORED[::-1], Image.Resampling.BILINEAR))
-    assert np.array_equal(data.splits["test"].image(0)[..., 0], by_hand)
+        resized = image.convert("RGB" if channels == 3 else "L").resize((width, height), Image.Resampling.BILINEAR)
+    assert np.array_equal(data.splits["test"].image(0), np.asarray(resized).reshape(height, width, channels))
 
 
 def test_the_model_says_both_sizes_and_takes_its_own(chain: Chain) -> None:
-    assert chain.manifest["image"] == {"height": 8, "width": 8, "channels": 1}
-    assert chain.manifest["stored_image"] == {"height": 12, "width": 13, "channels": 1}
+    manifest = json.loads((chain.folder / "model" / "model.json").read_text())
+    for key, shape in (("image", chain.params.image_shape), ("stored_image", chain.params.stored_shape)):
+        assert manifest[key] == dict(zip(("height", "width", "channels"), shape, strict=True))
     session = onnxruntime.InferenceSession(chain.folder / "model" / "model.onnx")
-    assert session.get_inputs()[0].shape[1:] == [8, 8, 1]
-    assert session.get_modelmeta().custom_metadata_map["shutterline.stored_image"] == "[12, 13, 1]"
+    assert tuple(session.get_inputs()[0].shape[1:]) == chain.params.image_shape
+    stored = session.get_modelmeta().custom_metadata_map["shutterline.stored_image"]
+    assert json.loads(stored) == list(chain.params.stored_shape)
 
 
 def test_training_evaluation_and_prediction_take_the_middle(chain: Chain) -> None:
     split = open_dataset(chain.folder / "dataset").splits["test"]
     found = chain.by_hand(split.images())
-    losses = -np.log(found[np.arange(len(split)), split.labels])
+    losses, accuracy = -np.log(found[np.arange(len(split)), split.labels]), (found.argmax(1) == split.labels).mean()
     selected = open_model(chain.folder / "model").manifest.selection
-    assert (selected.loss, selected.accuracy) == pytest.approx(
-        (losses.mean(), (found.argmax(1) == split.labels).mean())
-    )
+    assert (selected.loss, selected.accuracy) == pytest.approx((losses.mean(), accuracy))
 
     with (chain.folder / "evaluation" / "predictions.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -109,10 +115,8 @@ def test_training_evaluation_and_prediction_take_the_middle(chain: Chain) -> Non
     files = [chain.photos / row["file"] for row in rows]
     for model in (chain.folder / "model", chain.folder / "model" / "model.onnx"):
         predictions = [dict(each.classes) for each in predict(model, files)]
-        classes = ["bright", "dark"]
-        assert [[each[name] for name in classes] for each in predictions] == [
-            pytest.approx(row, abs=1e-6) for row in found.tolist()
-        ]
+        by_class = [[each[name] for name in ("bright", "dark")] for each in predictions]
+        np.testing.assert_allclose(by_class, found, atol=1e-6)
 
 
 ON_DIGITS = {"image_height": 6, "image_width": 6, "stored_height": 8, "stored_width": 8}
@@ -145,6 +149,18 @@ def test_training_images_end_at_the_models_size(
         assert prepared.dtype is torch.float32
     assert heard.text.count("images are stored as 8×8: ") == 1
     assert line in heard.text
+
+
+def test_training_images_are_parts_of_the_stored_ones(few: Path) -> None:
+    trainer = trial_trainer(few, small(**ON_DIGITS, normalise_images=False))
+    stored = trainer.training.images.take(torch.arange(60))
+
+    parts = (trainer.training_step.prepare(stored, of=60) * 255).round().to(torch.uint8)[:, 0]
+
+    windows = stored[..., 0].unfold(1, 6, 1).unfold(2, 6, 1)
+    found = (windows == parts.view(60, 1, 1, 6, 6)).all(-1).all(-1)
+    assert found.flatten(1).any(1).all()
+    assert found.any(0).all()
 
 
 @pytest.mark.parametrize(
