@@ -18,9 +18,13 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from components.classifier.auto_augment import AUTO_KERNELS, is_known
 from components.classifier.batched_transforms import KERNELS, affine_mode, orders, where_chosen
 from components.classifier.building import build
+from components.classifier.color_transforms import COLOR_KERNELS
 from components.classifier.crops import random_crops
+from components.classifier.image_operations import OPERATION_KERNELS
+from components.classifier.resized_crop import is_resizable, random_resized_crop
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.types import TransformSpec
 from components.shared.text import first_line
@@ -253,8 +257,16 @@ def _classes(names: str) -> frozenset[type]:
     return frozenset(getattr(v2, name) for name in names.split())
 
 
+_KERNELS = {**KERNELS, **COLOR_KERNELS, **AUTO_KERNELS, **OPERATION_KERNELS}
+_KERNELS[v2.RandomResizedCrop] = random_resized_crop
+# Whether a kernel has a transform's arguments.
+_IF: dict[type, Callable[[Any], bool]] = {
+    **dict.fromkeys(AUTO_KERNELS, is_known),
+    **dict.fromkeys((v2.RandomAffine, v2.RandomRotation), lambda transform: affine_mode(transform) is not None),
+    v2.RandomResizedCrop: is_resizable,
+}
 # Nothing random, or nothing but whether they are applied; torchvision's own kernels take batches.
-_ALWAYS = _classes("CenterCrop ConvertImageDtype Grayscale Identity Pad RGB ToDtype ToImage ToPureTensor")
+_ALWAYS = _classes("CenterCrop ConvertImageDtype Grayscale Identity Pad RGB Resize ToDtype ToImage ToPureTensor")
 _SOMETIMES = _classes(
     "RandomAdjustSharpness RandomAutocontrast RandomEqualize RandomGrayscale RandomHorizontalFlip RandomInvert "
     "RandomPosterize RandomSolarize RandomVerticalFlip"
@@ -269,13 +281,13 @@ _UNIFORM = _classes(
 def batched(transform: Any, device: torch.device) -> Batched | None:
     """What does to batches on a device what a transform does to images; None where its class or arguments have none."""
     kind = type(transform)
-    if kind in KERNELS or kind in _ALWAYS | _SOMETIMES:
+    if kind in _KERNELS or kind in _ALWAYS | _SOMETIMES:
         # A fill by types of images, a size of its own for every image, or an interpolation that the kernels lack.
         if isinstance(getattr(transform, "fill", None), dict) or getattr(transform, "expand", False):
             return None
-        if kind in (v2.RandomAffine, v2.RandomRotation) and affine_mode(transform) is None:
+        if (is_able := _IF.get(kind)) is not None and not is_able(transform):
             return None
-        kernel: Batched = partial(KERNELS.get(kind, _by_torchvision), transform)
+        kernel: Batched = partial(_KERNELS.get(kind, _by_torchvision), transform)
         return _sometimes([kernel], transform.p) if kind in _SOMETIMES or kind is v2.RandomErasing else kernel
     if kind not in (v2.Compose, v2.RandomApply, v2.RandomChoice, v2.RandomOrder):
         return None
@@ -349,4 +361,4 @@ def rehearse(part: Batched, images: Tensor, generator: torch.Generator) -> Tenso
 def is_never_random(transform: Any) -> bool:
     """Whether a transform is known to leave nothing to chance."""
     kind = type(transform)
-    return kind in _ALWAYS or kind is v2.Resize or (kind in _SOMETIMES and transform.p in (0, 1))
+    return kind in _ALWAYS or (kind in _SOMETIMES and transform.p in (0, 1))

@@ -8,8 +8,8 @@ transform object, images (batch, channels, height, width), uint8 or float, and a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,15 +21,19 @@ from torchvision.transforms.v2 import functional as tv
 from components.classifier.crops import random_crops
 
 # Which images: indices of some of a batch, or all of it.
-_Which = Tensor | slice
+Which = Tensor | slice
+# What becomes of some images: shape and dtype stay.
+Change = Callable[[Tensor, Which], Tensor]
 
 # What torchvision takes for these two interpolations; its affine transforms have no other.
 _INTERPOLATIONS = {"nearest": "nearest", "bilinear": "bilinear", 0: "nearest", 2: "bilinear"}
 # How often RandomErasing tries to find a rectangle that fits.
 _TRIES = 10
+# Values that a processor works on at once, so that what is in between stays in its cache: 1 MB as float32.
+_CACHED = 2**18
 
 
-def _uniform(count: int, bounds: tuple[float, float], generator: torch.Generator) -> Tensor:
+def uniform(count: int, bounds: tuple[float, float], generator: torch.Generator) -> Tensor:
     """One number of a range for each image: drawn in float32, given in float64, as torchvision has them in Python."""
     drawn = torch.empty(count, device=generator.device).uniform_(bounds[0], bounds[1], generator=generator)
     return drawn.to(torch.float64)
@@ -40,20 +44,24 @@ def orders(count: int, length: int, generator: torch.Generator) -> Tensor:
     return torch.rand(count, length, generator=generator, device=generator.device, dtype=torch.float64).argsort(1)
 
 
-def _per_image(values: Tensor) -> Tensor:
+def per_image(values: Tensor) -> Tensor:
+    """One value an image, shape (batch, 1, 1, 1)."""
     return values.view(-1, 1, 1, 1)
 
 
 @cache
-def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+def per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """One value a channel, shape (1, channels, 1, 1); copied to a device once."""
     return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
-def _working_dtype(images: Tensor) -> torch.dtype:
+def working_dtype(images: Tensor) -> torch.dtype:
+    """What is computed in: float32 for whole numbers."""
     return images.dtype if images.is_floating_point() else torch.float32
 
 
-def _rounded_like(values: Tensor, images: Tensor) -> Tensor:
+def rounded_like(values: Tensor, images: Tensor) -> Tensor:
+    """Whole numbers in the images' dtype where images are such; else the values."""
     return values if images.is_floating_point() else values.round_().to(images.dtype)
 
 
@@ -62,17 +70,27 @@ def host_can_count(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def where_chosen(chosen: Tensor, images: Tensor, change: Callable[[Tensor, _Which], Tensor]) -> Tensor:
+def where_chosen(chosen: Tensor, images: Tensor, change: Change) -> Tensor:
     """The images, the chosen ones changed, which keeps shape and dtype: on the CPU only those are computed."""
+    return where_each([(chosen, change)], images)
+
+
+def where_each(changes: Sequence[tuple[Tensor, Change]], images: Tensor) -> Tensor:
+    """As :func:`where_chosen` for several changes, of which an image is chosen for one at most."""
+    done = images
     if not host_can_count(images.device):
-        return torch.where(_per_image(chosen), change(images, slice(None)), images)
-    which = chosen.nonzero().squeeze(1)
-    if len(which) == 0:
-        return images
-    if len(which) == len(images):
-        return change(images, slice(None))
-    done = images.clone()
-    done[which] = change(images[which], which)
+        for chosen, change in changes:
+            done = torch.where(per_image(chosen), change(images, slice(None)), done)
+        return done
+    most = max(1, _CACHED // max(1, images[0].numel())) if len(images) else 1
+    for chosen, change in changes:
+        which = chosen.nonzero().squeeze(1)
+        if len(which) == len(images) <= most:
+            return change(images, slice(None))
+        for some in torch.split(which, most):
+            if len(some):
+                done = images.clone() if done is images else done
+                done[some] = change(images[some], some)
     return done
 
 
@@ -97,9 +115,9 @@ def _erasing(transform: Any, images: Tensor, generator: torch.Generator) -> Tens
     """One rectangle each, none where ten tries found none that fits."""
     low, high = torch.log(torch.tensor(transform.ratio)).tolist()  # in float32, as torchvision has them
     count, channels, height, width = images.shape
-    area = height * width * _uniform(count * _TRIES, transform.scale, generator).view(count, _TRIES)
+    area = height * width * uniform(count * _TRIES, transform.scale, generator).view(count, _TRIES)
     # The exponential in float32, the rest in float64, as torchvision does; sides rounded half to even.
-    ratio = _uniform(count * _TRIES, (low, high), generator).view(count, _TRIES)
+    ratio = uniform(count * _TRIES, (low, high), generator).view(count, _TRIES)
     ratio = ratio.to(torch.float32).exp_().to(torch.float64)
     rows, columns = (area * ratio).sqrt_().round_(), (area / ratio).sqrt_().round_()
     fits = (rows < height) & (columns < width)
@@ -116,7 +134,7 @@ def _erasing(transform: Any, images: Tensor, generator: torch.Generator) -> Tens
     if transform.value is None:
         fill = torch.randn(images.shape, generator=generator, device=images.device)
     else:
-        fill = _per_channel(tuple(transform.value), images.device)
+        fill = per_channel(tuple(transform.value), images.device)
         if fill.shape[1] not in (1, channels):
             raise ValueError(f"{fill.shape[1]} values for {channels} channels")
     is_erased = inside[0].unsqueeze(2) & inside[1].unsqueeze(1)
@@ -125,23 +143,23 @@ def _erasing(transform: Any, images: Tensor, generator: torch.Generator) -> Tens
 
 def _affine(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
     count = len(images)
-    angle = _uniform(count, transform.degrees, generator)
+    angle = uniform(count, transform.degrees, generator)
     zero = torch.zeros_like(angle)
     shift, shear, scale = [zero, zero], [zero, zero], zero + 1
     if transform.translate is not None:
         for axis, size in enumerate((images.shape[3], images.shape[2])):
             reach = float(transform.translate[axis] * size)
-            shift[axis] = _uniform(count, (-reach, reach), generator).round_()
+            shift[axis] = uniform(count, (-reach, reach), generator).round_()
     if transform.scale is not None:
-        scale = _uniform(count, transform.scale, generator)
+        scale = uniform(count, transform.scale, generator)
     for start in range(0, len(transform.shear or ()), 2):
-        shear[start // 2] = _uniform(count, transform.shear[start : start + 2], generator)
+        shear[start // 2] = uniform(count, transform.shear[start : start + 2], generator)
     return _sampled(transform, images, angle, shift, scale, shear)
 
 
 def _rotation(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
     # The other way round than RandomAffine turns, and within one turn: both as torchvision has it.
-    angle = -_uniform(len(images), transform.degrees, generator).remainder(360)
+    angle = -uniform(len(images), transform.degrees, generator).remainder(360)
     zero = torch.zeros_like(angle)
     return _sampled(transform, images, angle, [zero, zero], zero + 1, [zero, zero])
 
@@ -154,40 +172,59 @@ def affine_mode(transform: Any) -> str | None:
 def _sampled(
     transform: Any, images: Tensor, angle: Tensor, shift: Sequence[Tensor], scale: Tensor, shear: Sequence[Tensor]
 ) -> Tensor:
-    """Torchvision's ``affine_image`` with one matrix an image."""
-    (height, width), kind, mode = images.shape[2:], _working_dtype(images), str(affine_mode(transform))
-    fill = transform.fill if isinstance(transform.fill, list | tuple) else [transform.fill or 0]
     center = (0.0, 0.0)
     if transform.center is not None:
-        center = (transform.center[0] - 0.5 * width, transform.center[1] - 0.5 * height)
+        center = (transform.center[0] - 0.5 * images.shape[3], transform.center[1] - 0.5 * images.shape[2])
+    rows = inverse_rows(center, angle, shift, scale, shear)
+    return sampled(images, rows, str(affine_mode(transform)), transform.fill)
+
+
+def sampled(images: Tensor, rows: Sequence[Sequence[Tensor]], mode: str, fill: Any) -> Tensor:
+    """Torchvision's ``affine_image`` with one matrix an image.
+
+    Args:
+        images: Shape (batch, channels, height, width).
+        rows: Two of a, b, c, each of shape (batch,): where to read along x and y is a·x + b·y + c, in pixels from the
+            middle.
+        mode: nearest or bilinear.
+        fill: What is outside: a number, one for each channel, or None, which mixes with black.
+    """
+    (height, width), kind = images.shape[2:], working_dtype(images)
     x = torch.linspace((1.0 - width) * 0.5, (width - 1.0) * 0.5, width, device=images.device).view(1, 1, -1)
     y = torch.linspace((1.0 - height) * 0.5, (height - 1.0) * 0.5, height, device=images.device).view(1, -1, 1)
     grid = []
-    for row, size in zip(_inverse_rows(center, angle, shift, scale, shear), (width, height), strict=True):
+    for row, size in zip(rows, (width, height), strict=True):
         # By sums and not by a matrix product, which a GPU may round to TF32: 2^-11 of an image's side.
         a, b, c = ((value.to(kind) / (0.5 * size)).view(-1, 1, 1) for value in row)
         grid.append(x.to(kind) * a + y.to(kind) * b + c)
+    return read_at(images, torch.stack(grid, dim=3), mode, fill)
+
+
+def read_at(images: Tensor, grid: Tensor, mode: str, fill: Any) -> Tensor:
+    """Torchvision's ``_apply_grid_transform`` with one grid an image: shape (batch, height, width, 2), in -1..1."""
+    kind = grid.dtype
+    colours = fill if isinstance(fill, list | tuple) else [fill or 0]
     values = images.to(kind)
     # Outside an image nearest reads zeros by itself; between pixels the border is mixed with the fill.
-    has_border = transform.fill is not None and (mode == "bilinear" or any(fill))
+    has_border = fill is not None and (mode == "bilinear" or any(colours))
     if has_border:
         # What is read of an image of ones tells how much of a pixel comes from inside the image.
         values = torch.cat((values, torch.ones_like(values[:, :1])), dim=1)
-    values = F.grid_sample(values, torch.stack(grid, dim=3), mode=mode, padding_mode="zeros", align_corners=False)
+    values = F.grid_sample(values, grid, mode=mode, padding_mode="zeros", align_corners=False)
     if has_border:
-        outer = _per_channel(tuple(map(float, fill)), images.device).to(kind)
+        outer = per_channel(tuple(map(float, colours)), images.device).to(kind)
         values, inside = values[:, :-1], values[:, -1:]
         if mode == "nearest":
             values = torch.where(inside < 0.5, outer, values)
         else:
             values = (values - outer).mul_(inside).add_(outer)
-    return _rounded_like(values, images)
+    return rounded_like(values, images)
 
 
-def _inverse_rows(
-    center: tuple[float, float], angle: Tensor, shift: Sequence[Tensor], scale: Tensor, shear: Sequence[Tensor]
+def inverse_rows(
+    center: Sequence[float | Tensor], angle: Tensor, shift: Sequence[Tensor], scale: Tensor, shear: Sequence[Tensor]
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    # Of torchvision's _get_inverse_affine_matrix, float64.
+    """The rows of torchvision's ``_get_inverse_affine_matrix`` for each image, float64; angles in degrees."""
     turn, along_x, along_y = torch.deg2rad(angle), torch.deg2rad(shear[0]), torch.deg2rad(shear[1])
     (center_x, center_y), (from_x, from_y) = center, (center[0] + shift[0], center[1] + shift[1])
     a = torch.cos(turn - along_y) / torch.cos(along_y)
@@ -198,84 +235,9 @@ def _inverse_rows(
     return (a, b, center_x - a * from_x - b * from_y), (c, d, center_y - c * from_x - d * from_y)
 
 
-def _colour_jitter(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image by its own factors in its own order."""
-    count = len(images)
-    # Saturation and hue leave gray images alone. The order of some parts is as random as the order of all.
-    names = ("brightness", "contrast", "saturation", "hue") if images.shape[1] > 1 else ("brightness", "contrast")
-    ranges = {name: bounds for name in names if (bounds := getattr(transform, name)) is not None}
-    factors = {name: _uniform(count, bounds, generator) for name, bounds in ranges.items()}
-    order = torch.zeros(count, 1, dtype=torch.int64, device=images.device)
-    if len(ranges) > 1:
-        order = orders(count, len(ranges), generator)
-    for turn in range(len(ranges)):
-        due = {name: order[:, turn] == number for number, name in enumerate(ranges)}
-        if (is_hue := due.pop("hue", None)) is not None:
-            images = where_chosen(is_hue, images, partial(_hue_shifted, shift=factors["hue"]))
-        if due:
-            among = torch.stack(list(due.values())).any(dim=0)
-            images = where_chosen(among, images, partial(_blended, due=due, factors=factors))
-    return images
-
-
-def _blended(images: Tensor, which: _Which, due: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> Tensor:
-    # Brightness, contrast and saturation all mix an image with something: black, its mean gray, its own gray.
-    kind, device = _working_dtype(images), images.device
-    other, factor = torch.zeros((), dtype=kind, device=device), torch.ones((), dtype=torch.float64, device=device)
-    if due.keys() & {"contrast", "saturation"}:
-        # Cut to whole numbers where images are, as both of torchvision's adjustments have it.
-        gray = (tv.rgb_to_grayscale(images) if images.shape[1] == 3 else images).to(kind)
-    for name, chosen in due.items():
-        is_due = _per_image(chosen[which])
-        if name != "brightness":
-            with_what = gray.mean(dim=(1, 2, 3), keepdim=True) if name == "contrast" else gray
-            other = torch.where(is_due, with_what, other)
-        factor = torch.where(is_due, _per_image(factors[name][which]), factor)
-    mixed = images * factor.to(kind)
-    white = 1 if images.is_floating_point() else torch.iinfo(images.dtype).max
-    return mixed.add_(other * (1 - factor).to(kind)).clamp_(0, white).to(images.dtype)
-
-
-def _hue_shifted(images: Tensor, which: _Which, shift: Tensor) -> Tensor:
-    # Channel by channel in memory: what follows goes through each alone.
-    unit = tv.to_dtype(images.contiguous(), torch.float32, scale=True)
-    hue, saturation, value = _hsv(unit)
-    hue = hue + shift[which].to(torch.float32).view(-1, 1, 1)
-    shifted: Tensor = tv.to_dtype(_rgb(hue - hue.floor(), saturation, value), images.dtype, scale=True)
-    return shifted
-
-
-def _hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    # Hue in 0..1, saturation and value, after torchvision's _rgb_to_hsv.
-    red, green, blue = images.unbind(1)
-    lowest, highest = torch.minimum(torch.minimum(red, green), blue), torch.maximum(torch.maximum(red, green), blue)
-    gray, spread = highest == lowest, highest - lowest
-    one = torch.ones((), dtype=images.dtype, device=images.device)
-    saturation = spread / torch.where(gray, one, highest)
-    distance = (highest.unsqueeze(1) - images) / torch.where(gray, one, spread).unsqueeze(1)
-    from_red, from_green, from_blue = distance.unbind(1)
-    is_red = highest == red
-    is_green = ~is_red & (highest == green)
-    others = torch.where(is_green, from_red + 2.0 - from_blue, from_green + 4.0 - from_red)
-    turn = torch.where(is_red, from_blue - from_green, others) * (1.0 / 6.0) + 1.0
-    return turn - turn.floor(), saturation, highest
-
-
-def _rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    # What torchvision's _hsv_to_rgb takes from a table, as one formula (en.wikipedia.org/wiki/HSL_and_HSV, the
-    # alternative from HSV): a channel loses a share of the color, 0 where it is strongest and 1 where it is weakest.
-    # 5, 3, 1 for red, green, blue; made on the device, so that nothing is copied there.
-    turned = torch.arange(5, 0, -2, device=hue.device).view(1, 3, 1, 1) + (hue * 6).unsqueeze(1)
-    turned = torch.where(turned < 6, turned, turned - 6)
-    share = torch.minimum(turned, 4 - turned).clamp_(0, 1)
-    value = value.unsqueeze(1)
-    mixed = (1 - saturation.unsqueeze(1) * share).mul_(value).clamp_(0, 1)
-    return torch.where(share > 0, mixed, value)
-
-
 def _blur(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
     """One sigma an image, the kernel along rows and then along columns."""
-    sigma, kind = _uniform(len(images), transform.sigma, generator), _working_dtype(images)
+    sigma, kind = uniform(len(images), transform.sigma, generator), working_dtype(images)
     across, down = transform.kernel_size
     current = F.pad(images.to(kind), (across // 2, across // 2, down // 2, down // 2), mode="reflect")
     for dim, size in ((3, across), (2, down)):
@@ -284,15 +246,15 @@ def _blur(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
         offsets = torch.linspace(-limit, limit, size, dtype=kind, device=sigma.device)
         weights = torch.softmax(-(offsets / sigma.to(kind).unsqueeze(1)).pow(2), dim=1)
         length = current.shape[dim] - size + 1
-        total = current.narrow(dim, 0, length) * _per_image(weights[:, 0])
+        total = current.narrow(dim, 0, length) * per_image(weights[:, 0])
         for start in range(1, size):
-            total.addcmul_(current.narrow(dim, start, length), _per_image(weights[:, start]))
+            total.addcmul_(current.narrow(dim, start, length), per_image(weights[:, start]))
         current = total
-    return _rounded_like(current, images)
+    return rounded_like(current, images)
 
 
 def _noise(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
-    kind = _working_dtype(images)
+    kind = working_dtype(images)
     drawn = torch.randn(images.shape, generator=generator, device=images.device, dtype=kind)
     done: Tensor
     if images.is_floating_point():
@@ -308,7 +270,6 @@ def _channel_permutation(_transform: Any, images: Tensor, generator: torch.Gener
 
 
 KERNELS: dict[type, Callable[[Any, Tensor, torch.Generator], Tensor]] = {
-    v2.ColorJitter: _colour_jitter,
     v2.GaussianBlur: _blur,
     v2.GaussianNoise: _noise,
     v2.RandomAffine: _affine,

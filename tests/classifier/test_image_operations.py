@@ -1,0 +1,89 @@
+"""Operations of automatic augmentation, each image its own, are torchvision's on each image."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from components.classifier.image_operations import MOVES, OPERATIONS, operated
+from tests.classifier.both_ways import furthest, host_cannot_count, pictures
+
+# Both signs of all bins of the widest ranges, and of the bins that AutoAugment has.
+SPACES: list[tuple[Any, int]] = [(v2.TrivialAugmentWide, 31), (v2.AutoAugment, 10)]
+SHAPES = [(9, 7), (1, 1), (3, 200), (2, 5)]
+
+
+def every_magnitude(name: str, height: int, width: int) -> list[float]:
+    found = set()
+    for kind, bins in SPACES:
+        made, _ = kind._AUGMENTATION_SPACE.get(name, (lambda *_: None, False))
+        found |= {0.0} if (values := made(bins, height, width)) is None else set(values.tolist())
+    return sorted(found | {-value for value in found} if name not in ("Posterize", "Solarize") else found)
+
+
+@cache
+def both(height: int, width: int, channels: int, kind: torch.dtype, mode: str, fill: Any) -> list[tuple[Any, ...]]:
+    """An image, and for every operation and magnitude what torchvision makes of it."""
+    image = v2.functional.to_dtype(pictures(1, height + 1, width + 1, channels)[0, :, :height, :width], kind, scale=True)
+    transform = v2.TrivialAugmentWide(interpolation=mode, fill=fill)
+    done = []
+    for name in OPERATIONS:
+        for magnitude in every_magnitude(name, height, width):
+            one = transform._apply_image_or_video_transform(image, name, magnitude, mode, transform._fill)
+            done.append((name, magnitude, image, one))
+    return done
+
+
+@pytest.mark.parametrize("counts", [True, False])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+@pytest.mark.parametrize(("mode", "fill"), [("nearest", None), ("nearest", 7), ("bilinear", None), ("bilinear", (7.0,))])
+def test_each_operation_is_torchvisions(
+    mode: str, fill: Any, kind: torch.dtype, counts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not counts:
+        host_cannot_count(monkeypatch)
+    for (height, width), channels in product(SHAPES, (1, 3)):
+        names, magnitudes, images, expected = zip(*both(height, width, channels, kind, mode, fill), strict=True)
+        numbers = torch.tensor([OPERATIONS.index(name) for name in names])
+        images = torch.stack(images)
+        before = images.clone()
+        found = operated(images, numbers, torch.tensor(magnitudes, dtype=torch.float64), mode, fill)
+        assert torch.equal(images, before)
+        apart = (found.double() - torch.stack(expected).double()).abs().flatten(1).amax(1)
+        assert (found.shape, found.dtype) == (images.shape, kind)
+        for name in OPERATIONS:
+            of_name = apart[numbers == OPERATIONS.index(name)]
+            if kind is torch.uint8 and (name not in MOVES or mode == "nearest"):
+                # Torchvision's own contrast rounds a few pixels twice, by where in memory they are.
+                assert of_name.max() == 0 or (name == "Contrast" and (of_name > 0).double().mean() < 0.05), name
+            # Between pixels places are rounded otherwise: 1 level, or in floats that much of what is filled in.
+            assert of_name.max() <= (1 if kind is torch.uint8 else 1e-4), name
+
+
+def test_an_image_of_one_tone_and_one_of_two_are_equalized_and_stretched_as_torchvisions() -> None:
+    flat = torch.full((2, 3, 20, 20), 90, dtype=torch.uint8)
+    flat[1, :, 5:9] = 200
+    for name, theirs in (("Equalize", v2.functional.equalize), ("AutoContrast", v2.functional.autocontrast)):
+        numbers = torch.full((2,), OPERATIONS.index(name))
+        assert (
+            furthest(operated(flat, numbers, torch.zeros(2, dtype=torch.float64), "nearest", None), theirs(flat)) == 0
+        )
+
+
+@pytest.mark.parametrize(
+    ("images", "fill"),
+    [
+        (torch.zeros(2, 4, 5, 5, dtype=torch.uint8), None),
+        (torch.zeros(2, 3, 5, 5, dtype=torch.int32), None),
+        (torch.zeros(2, 1, 5, 5, dtype=torch.uint8), [1, 2, 3]),
+    ],
+)
+def test_what_torchvision_has_no_operations_for_is_refused(images: Tensor, fill: Any) -> None:
+    with pytest.raises(ValueError, match="channels"):
+        operated(images, torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.float64), "nearest", fill)
