@@ -28,38 +28,41 @@ def every_magnitude(name: str, height: int, width: int) -> list[float]:
 
 
 @cache
-def both(height: int, width: int, channels: int, kind: torch.dtype, mode: str, fill: Any) -> list[tuple[Any, ...]]:
-    """An image, and for every operation and magnitude what torchvision makes of it."""
-    image = v2.functional.to_dtype(pictures(1, height + 1, width + 1, channels)[0, :, :height, :width], kind, scale=True)
+def both(
+    height: int, width: int, channels: int, kind: torch.dtype, mode: str, fill: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """By operation and magnitude: their numbers, magnitudes, an image, and what torchvision makes of it."""
+    image = pictures(1, height + 1, width + 1, channels)[0, :, :height, :width]
+    image = v2.functional.to_dtype(image, kind, scale=True)
     transform = v2.TrivialAugmentWide(interpolation=mode, fill=fill)
-    done = []
-    for name in OPERATIONS:
-        for magnitude in every_magnitude(name, height, width):
-            one = transform._apply_image_or_video_transform(image, name, magnitude, mode, transform._fill)
-            done.append((name, magnitude, image, one))
-    return done
+    cases = [(name, magnitude) for name in OPERATIONS for magnitude in every_magnitude(name, height, width)]
+    done = [transform._apply_image_or_video_transform(image, *case, mode, transform._fill) for case in cases]
+    numbers = torch.tensor([OPERATIONS.index(name) for name, _ in cases])
+    magnitudes = torch.tensor([magnitude for _, magnitude in cases], dtype=torch.float64)
+    return numbers, magnitudes, image.expand(len(cases), -1, -1, -1), torch.stack(done)
+
+
+NEAREST, BILINEAR = "nearest", "bilinear"
 
 
 @pytest.mark.parametrize("counts", [True, False])
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
-@pytest.mark.parametrize(("mode", "fill"), [("nearest", None), ("nearest", 7), ("bilinear", None), ("bilinear", (7.0,))])
+@pytest.mark.parametrize(("mode", "fill"), [(NEAREST, None), (NEAREST, 7), (BILINEAR, None), (BILINEAR, (7.0,))])
 def test_each_operation_is_torchvisions(
     mode: str, fill: Any, kind: torch.dtype, counts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not counts:
         host_cannot_count(monkeypatch)
     for (height, width), channels in product(SHAPES, (1, 3)):
-        names, magnitudes, images, expected = zip(*both(height, width, channels, kind, mode, fill), strict=True)
-        numbers = torch.tensor([OPERATIONS.index(name) for name in names])
-        images = torch.stack(images)
+        numbers, magnitudes, images, expected = both(height, width, channels, kind, mode, fill)
         before = images.clone()
-        found = operated(images, numbers, torch.tensor(magnitudes, dtype=torch.float64), mode, fill)
+        found = operated(images, numbers, magnitudes, mode, fill)
         assert torch.equal(images, before)
-        apart = (found.double() - torch.stack(expected).double()).abs().flatten(1).amax(1)
         assert (found.shape, found.dtype) == (images.shape, kind)
-        for name in OPERATIONS:
-            of_name = apart[numbers == OPERATIONS.index(name)]
-            if kind is torch.uint8 and (name not in MOVES or mode == "nearest"):
+        apart = (found.double() - expected.double()).abs().flatten(1).amax(1)
+        for number, name in enumerate(OPERATIONS):
+            of_name = apart[numbers == number]
+            if kind is torch.uint8 and (name not in MOVES or mode == NEAREST):
                 # Torchvision's own contrast rounds a few pixels twice, by where in memory they are.
                 assert of_name.max() == 0 or (name == "Contrast" and (of_name > 0).double().mean() < 0.05), name
             # Between pixels places are rounded otherwise: 1 level, or in floats that much of what is filled in.
