@@ -1,0 +1,44 @@
+"""Batched transforms on the device are in distribution what they are on the CPU, whose tests are against torchvision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from components.classifier.augmentation import batched
+from tests.classifier.both_ways import alike, pictures
+from tests.gpu.conftest import DEVICE
+
+COUNT = 4000
+TRANSFORMS: list[Any] = [
+    v2.RandomResizedCrop((9, 7), scale=(0.3, 1.0), antialias=True),
+    v2.RandAugment(num_ops=2),
+    v2.TrivialAugmentWide(),
+    v2.ColorJitter(0.4, 0.4, 0.4, 0.1),
+    v2.RandomAffine(20, translate=(0.1, 0.1), scale=(0.8, 1.2)),
+    v2.RandomErasing(p=0.5),
+    v2.RandomCrop((9, 7), padding=2),
+]
+
+
+def on(device: str, transform: Any, images: Tensor) -> Tensor:
+    there = torch.device(device)
+    part = batched(transform, there)
+    assert part is not None, "it is made image by image"
+    return part(images.to(there), torch.Generator(there).manual_seed(1 if there.type == "cpu" else 2)).cpu()
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=repr)
+def test_as_on_the_cpu(transform: Any) -> None:
+    images = pictures(1).expand(COUNT, -1, -1, -1)
+
+    found, expected = (on(device, transform, images).double() for device in (DEVICE, "cpu"))
+
+    assert found.shape == expected.shape
+    assert alike(found.mean((1, 2, 3)), expected.mean((1, 2, 3)))
+    assert alike(found.std((1, 2, 3)), expected.std((1, 2, 3)))
+    assert alike(found[:, 0, 4, 3], expected[:, 0, 4, 3])
