@@ -1,6 +1,6 @@
 # `make run` and `make test` are all a newcomer needs; both install into .venv first.
 .DELETE_ON_ERROR:
-.PHONY: help install lock run test test-slow test-python check format bench bench-gpu seeds services \
+.PHONY: help install lock run test test-slow test-python check format bench bench-gpu test-gpu gpu-day seeds services \
 	images supply-chain test-containers test-kill clean
 
 VENV := .venv
@@ -21,6 +21,8 @@ help:
 	@echo 'make check    formatting, lint, types, import layers, the Dockerfile'
 	@echo 'make bench    measure speed against the usual ways, in ratios'
 	@echo 'make bench-gpu  training on a GPU of this machine against other loops, with what each ratio is held to'
+	@echo 'make test-gpu  the tests of the captured step, kills and transforms on a GPU of this machine'
+	@echo 'make gpu-day  both within nine minutes, in order of weight, with a report in runs/gpu-day (REPORT=…)'
 	@echo 'make seeds    accuracy of the example over ten seeds'
 	@echo 'make services Kafka, Pub/Sub, GCS and TensorBoard on this machine, until Ctrl-C'
 	@echo 'make images   build the images of the steps (needs a Docker engine); BUILD=… are options of docker/build.py'
@@ -91,6 +93,12 @@ bench: $(VENV)/.dev
 
 bench-gpu: $(VENV)/.dev
 	$(BIN)/python -m tests.bench.gpu $(BENCH)
+
+test-gpu: $(VENV)/.dev
+	SHUTTERLINE_TEST_DEVICE=cuda $(BIN)/python -m pytest --confcutdir tests/gpu --numprocesses 4 --dist worksteal tests/gpu
+
+gpu-day: $(VENV)/.dev
+	$(BIN)/python -m tests.gpu.day $(DAY)
 
 seeds: $(VENV)/.run
 	@for seed in 0 1 2 3 4 17 18 19 20 21; do \

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+# Before torch starts its threads: the tests run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 DEVICE = os.environ.get("SHUTTERLINE_TEST_DEVICE", "")
 collect_ignore_glob = [] if DEVICE else ["test_*.py"]
 
@@ -30,15 +32,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header() -> str:
     if not DEVICE.startswith("cuda"):
         return f"device under test: {DEVICE or 'none'}"
-    from tests.bench.gpu import describe
-
-    return f"device under test: {describe(_device())}"
-
-
-def _device():  # type: ignore[no-untyped-def] # torch is imported where there is something to test
     import torch
 
-    return torch.device(DEVICE)
+    from tests.bench.gpu import describe
+
+    return f"device under test: {describe(torch.device(DEVICE))}"
 
 
 @pytest.fixture(scope="session")

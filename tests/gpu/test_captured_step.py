@@ -95,8 +95,8 @@ def test_a_run_goes_on_where_the_other_kind_of_step_left_it(dataset: Path, tmp_p
 
     found = state(going_on)
     assert differing(found["generators"], whole["generators"]) == []
-    one, other = ([record["train_loss"] for record in each["history"]] for each in (found, whole))
-    np.testing.assert_allclose(one, other, rtol=1e-2)
+    ours, theirs = ([record["train_loss"] for record in each["history"]] for each in (found, whole))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-2)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

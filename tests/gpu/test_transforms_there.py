@@ -1,4 +1,4 @@
-"""Batched transforms on the device are in distribution what they are on the CPU, whose tests are against torchvision."""
+"""Batched transforms on the device are in distribution what they are on the CPU, which are torchvision's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def on(device: str, transform: Any, images: Tensor) -> Tensor:
     there = torch.device(device)
     part = batched(transform, there)
     assert part is not None, "it is made image by image"
-    return part(images.to(there), torch.Generator(there).manual_seed(1 if there.type == "cpu" else 2)).cpu()
+    done: Tensor = part(images.to(there), torch.Generator(there).manual_seed(1 if there.type == "cpu" else 2)).cpu()
+    return done
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=repr)
