@@ -240,6 +240,11 @@ class Augmentation:
         done = self._singly.apply(images, run.start, run.stop)
         return self._singly.finished(done) if run.stop == len(self._names) else torch.stack(done)
 
+    @property
+    def image_by_image(self) -> list[str]:
+        """The names of those that do not run batched."""
+        return [name for start, stop, parts in self._runs if not parts for name in self._names[start:stop]]
+
     def describe(self) -> str:
         """For the log: which transforms run how."""
         return "; ".join(

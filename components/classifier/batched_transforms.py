@@ -8,7 +8,9 @@ transform object, images (batch, channels, height, width), uint8 or float, and a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -65,9 +67,22 @@ def rounded_like(values: Tensor, images: Tensor) -> Tensor:
     return values if images.is_floating_point() else values.round_().to(images.dtype)
 
 
+_counts_on_cpu = ContextVar("counts on the CPU", default=True)
+
+
 def host_can_count(device: torch.device) -> bool:
     """Whether the host knows how many images are chosen without waiting for the device."""
-    return device.type == "cpu"
+    return device.type == "cpu" and _counts_on_cpu.get()
+
+
+@contextmanager
+def as_on_gpu() -> Iterator[None]:
+    """Within, the host counts nothing on the CPU either: a step runs the same kernels whatever was drawn."""
+    token = _counts_on_cpu.set(False)
+    try:
+        yield
+    finally:
+        _counts_on_cpu.reset(token)
 
 
 def where_chosen(chosen: Tensor, images: Tensor, change: Change) -> Tensor:

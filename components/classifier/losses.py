@@ -6,7 +6,6 @@ from collections import Counter
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 
 from components.classifier.building import checked_kwargs, construct, resolve
@@ -46,7 +45,9 @@ class Criterion:
         """The loss of each image, shape (batch,), from logits (batch, classes) and int64 labels (batch,)."""
         if self._one_hot:
             # The mean over the classes, as everywhere where this loss is used for single labels.
-            losses: Tensor = self._module(logits, F.one_hot(labels, self._n_classes).to(logits.dtype)).mean(dim=1)
+            # Not by torch's one_hot, which reads the labels to check them.
+            wanted = labels.unsqueeze(1) == torch.arange(self._n_classes, device=labels.device)
+            losses: Tensor = self._module(logits, wanted.to(logits.dtype)).mean(dim=1)
         else:
             losses = self._module(logits, labels)
         return losses if self.weights is None or self._weighs else losses * self.weights[labels]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from statistics import median
@@ -38,6 +38,8 @@ HIGHEST = 1.05
 # Steps of one side before it is the other's turn: so short that what disturbs one disturbs the other; but more than are
 # read ahead (2), or data would cost nothing, and on a GPU more than a wait for it costs.
 _TURN = 10
+# Parts of the time that most runs do not have.
+_RARE = {"captured_step", "compiling"}
 BOUND = "of_constant_tensor"  # the figure of `Speed` that may be missing
 
 
@@ -54,6 +56,7 @@ def measure_speed(trainer: Trainer) -> Speed:
         samples_per_second=trainer.images_per_second,
         precision=trainer.precision.name,
         compiled=trainer.compiled,
+        captured=trainer.is_captured,
         data="resident" if isinstance(trainer.training.images, ResidentImages) else "mapped",
         shares=trainer.timing.shares(),
         processes=trainer.group.size,
@@ -128,10 +131,12 @@ def _rounds(trainer: Trainer, steps: int, budget_s: float) -> Iterator[tuple[flo
     begun = time.perf_counter()
     reads_ahead = not isinstance(trainer.training.images, ResidentImages)
     turn = _TURN if reads_ahead or trainer.device.type == "cuda" else 1
+    constant = _constant_step(trainer)
     for number in range(MOST_ROUNDS + 1):
         images, seconds = [0, 0], [0.0, 0.0]
         with ExitStack() as stack:
-            sides = [stack.enter_context(closing(side(trainer))) for side in (_training_steps, _constant_steps)]
+            both = (_training_steps(trainer), _constant_steps(trainer, constant))
+            sides = [stack.enter_context(closing(side)) for side in both]
             for side in sides:
                 next(side)  # training's own waits for its first batch
             for count, done in enumerate(range(0, steps, turn)):
@@ -162,15 +167,15 @@ def _training_steps(trainer: Trainer) -> Generator[int]:
     steps = [step for step, size in zip(trainer.steps, sizes, strict=True) if size == sizes[0]]
     while True:
         order = trainer.epoch_order()
-        labels = trainer.training.labels[order.to(trainer.device)]
+        labels = trainer.labels_of(order, 0)
         with closing(trainer.read_batches(order, 0, steps[-1][1])) as batches:
             for begin, end in steps:
-                trainer.training_step(batches, labels, trainer.slices[begin:end])
+                trainer.take_step(batches, labels, begin, end)
                 yield sizes[0]
 
 
-def _constant_steps(trainer: Trainer) -> Generator[int]:
-    """The same steps, each batch of which is one of random values: of equal ones some kernels make less work."""
+def _constant_step(trainer: Trainer) -> Callable[[], object]:
+    """The same step, each batch of which is one of random values: of equal ones some kernels make less work."""
     step, own, (begin, end) = trainer.training_step, trainer.group.own(trainer.slices[0]), trainer.steps[0]
     draws = torch.Generator(trainer.device).manual_seed(derived_seed(trainer.params.manual_seed, "speed"))
     shape = (own.stop - own.start, *trainer.params.image_shape)
@@ -178,17 +183,27 @@ def _constant_steps(trainer: Trainer) -> Generator[int]:
     labels = torch.randint(trainer.params.n_classes, shape[:1], device=trainer.device, generator=draws)
     prepared = trainer.normalise(images)
     weight = trainer.criterion.weight_of(labels) * ((end - begin) * trainer.group.size)
-    while True:
+
+    def take() -> None:
         for index in range(begin, end):
-            step.backward(prepared, labels, weight, is_last=index == end - 1, is_mixed=False)
-        step.update()
+            step.backward(prepared, labels, weight, is_last=index == end - 1)
+        step.change_weights(is_averaged=True)
+
+    return trainer.captured.capture(take) if trainer.captured is not None and trainer.is_captured else take
+
+
+def _constant_steps(trainer: Trainer, take: Callable[[], object]) -> Generator[int]:
+    begin, end = trainer.steps[0]
+    while True:
+        take()
         yield (end - begin) * (trainer.slices[0].stop - trainer.slices[0].start)
 
 
 def speed_facts(speed: Speed) -> list[tuple[str, str]]:
     """What training did, and what part of its bound that is, or why that is not known."""
     data = {"resident": "on the device", "mapped": "on the host's disk, mapped"}.get(speed.data, speed.data)
-    how = f"{speed.precision}, {'' if speed.compiled else 'not '}compiled, images {data}, processes: {speed.processes}"
+    made = f"{'' if speed.compiled else 'not '}compiled{', captured' if speed.captured else ''}"
+    how = f"{speed.precision}, {made}, images {data}, processes: {speed.processes}"
     bound, part, spread = speed.constant_tensor_samples_per_second, speed.of_constant_tensor, ""
     if speed.of_constant_tensor_range is not None:  # of a version that measured once there is none
         lowest, highest = (percent(share, 1) for share in speed.of_constant_tensor_range)
@@ -201,9 +216,10 @@ def speed_facts(speed: Speed) -> list[tuple[str, str]]:
 
 
 def time_shares(speed: Speed) -> list[tuple[str, float]]:
-    """Parts of the wall time by name, in the order of a step; compiling only where there was any."""
-    names = [name for name in TIME_SHARES if name in speed.shares and (name != "compiling" or speed.shares[name])]
-    return [(name.replace("_", " and "), speed.shares[name]) for name in names]
+    """Parts of the wall time by name, in the order of a step; those of `_RARE` only where they took any."""
+    names = {"forward_backward": "forward and backward", "captured_step": "captured step"}
+    shown = [name for name in TIME_SHARES if speed.shares.get(name, 0.0) or name in speed.shares.keys() - _RARE]
+    return [(names.get(name, name), speed.shares[name]) for name in shown]
 
 
 def speed_lines(speed: Speed) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from components.classifier.check import Checked, check
 from components.classifier.device import describe_device, free_bytes, make_repeatable
+from components.classifier.graphs import CudaGraphs, Graphs
 from components.classifier.images import (
     CentralParts,
     ImageStore,
@@ -103,9 +105,18 @@ def check_inputs(checked: Checked, dataset: Path) -> TrainingInputs:
 
 
 def start_trainer(
-    inputs: TrainingInputs, group: Group, found: Found | None, weights: Path | None, *, is_trial: bool = False
+    inputs: TrainingInputs,
+    group: Group,
+    found: Found | None,
+    weights: Path | None,
+    *,
+    is_trial: bool = False,
+    graphs: Graphs | None = None,
 ) -> Trainer:
-    """The trainer of a run: restored from the checkpoint `found`, or new, from `weights` that the params name."""
+    """The trainer of a run: restored from the checkpoint `found`, or new, from `weights` that the params name.
+
+    `graphs` makes graphs of its steps, by default the GPU that it runs on; a trial has none.
+    """
     params, table, free = inputs.params, inputs.table, free_bytes(inputs.device)
     make_repeatable(params.manual_seed)
     # Before memory is asked for.
@@ -121,7 +132,9 @@ def start_trainer(
     if not is_trial:
         images = inputs.data.manifest.splits["train"].count * params.num_epochs / group.size
         compiling = choose_compiling(params, inputs.device, table, images)
-    trainer = _built(inputs, network, group, compiling)
+    if graphs is None and inputs.device.type == "cuda" and not is_trial:
+        graphs = CudaGraphs(inputs.device)
+    trainer = _built(inputs, network, group, compiling, graphs)
     trainer.started_from = started_from
     if found is not None:
         restore(trainer, found, _log)
@@ -140,7 +153,7 @@ def trial_trainer(dataset: Path, params: Params) -> Trainer:
     return start_trainer(check_inputs(check(params), dataset), Group(), None, None, is_trial=True)
 
 
-def _built(inputs: TrainingInputs, network: Any, group: Group, compiling: Compiling) -> Trainer:
+def _built(inputs: TrainingInputs, network: Any, group: Group, compiling: Compiling, graphs: Graphs | None) -> Trainer:
     params, data, device = inputs.params, inputs.data, inputs.device
     network.to(device, memory_format=torch.channels_last)
     if params.sync_batch_norm and group.size > 1:
@@ -161,7 +174,9 @@ def _built(inputs: TrainingInputs, network: Any, group: Group, compiling: Compil
     if params.stored_shape != params.image_shape:
         held_out = LabelledImages(CentralParts(evaluated.images, params.image_shape), evaluated.labels)
     normalise = Normaliser(inputs.normalisation, device)
-    trainer = Trainer(network, training, held_out, params, normalise, device, group, compiled=compiling.is_on)
+    trainer = Trainer(
+        network, training, held_out, params, normalise, device, group, compiled=compiling.is_on, graphs=graphs
+    )
     trainer.precision.set_flags()
     _log.info(
         "%s parameters on %s: %d images in batches of %d; %s (%s), %s (%s)",
@@ -175,6 +190,9 @@ def _built(inputs: TrainingInputs, network: Any, group: Group, compiling: Compil
     )
     if (recipe := describe_recipe(params.to_dict())) is not None:
         _log.info("%s", recipe)
+    is_captured, reason = trainer.step_mode
+    is_missed = params.step == "graph" and not is_captured
+    _log.log(WARNING if is_missed else INFO, "step: %s (%s)", "captured" if is_captured else "eager", reason)
     if len(groups := trainer.optimiser.param_groups) > 1:
         _log.info("%s", describe_groups(groups))
     if params.stored_shape != params.image_shape:

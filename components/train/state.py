@@ -70,6 +70,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
             "seconds": trainer.epoch_seconds,
         },
         "seconds": dict(trainer.timing.seconds),
+        "step": trainer.captured.outcome if trainer.captured is not None else None,
         "started_from": trainer.started_from.model_dump() if trainer.started_from is not None else None,
         "generators": {
             "flip": trainer.training_step.flipping.get_state(),
@@ -98,6 +99,10 @@ def restore(trainer: Trainer, found: Found, log: logging.Logger) -> None:
         trainer.history = [EpochRecord.model_validate(record) for record in state["history"]]
         trainer.position = _of_fields(Position, state["position"])
         trainer.timing.seconds.update(state["seconds"])
+        if trainer.captured is not None and state.get("step") == "eager":
+            # It was found out before, and steps of both kinds would make another run of it.
+            trainer.captured.outcome = "eager"
+            log.warning("step: eager, as before the checkpoint")
         if state["started_from"] is not None:
             trainer.started_from = StartedFrom.model_validate(state["started_from"])
         _restore_epoch(trainer, state["epoch"])

@@ -68,12 +68,13 @@ class Timing:
     @property
     def training(self) -> float:
         """Seconds of the steps."""
-        return sum(self.seconds[part] for part in STEP_PARTS)
+        return sum(self.seconds[part] for part in (*STEP_PARTS, "captured_step"))
 
     def shares(self) -> dict[str, float]:
         """Share of each part in all the time so far; together 1."""
         seconds = dict(self.seconds)
         if (sampled := sum(self._on_device.values())) > 0:
-            seconds |= {part: self.training * self._on_device[part] / sampled for part in STEP_PARTS}
+            plain = self.training - self.seconds["captured_step"]  # whose parts nobody knows
+            seconds |= {part: plain * self._on_device[part] / sampled for part in STEP_PARTS}
         total = sum(seconds.values()) or 1.0
         return {part: seconds[part] / total for part in TIME_SHARES}

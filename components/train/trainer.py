@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from components.classifier.graphs import Graphs
 from components.classifier.images import ImageStore, LabelledImages, Normaliser, StoredImages, batch_slices
 from components.classifier.inference import Predictions
 from components.classifier.losses import counts_of
@@ -24,6 +25,8 @@ from components.shared.params.params import Params
 from components.shared.seeds import derived_seed
 from components.train.group import Group, evaluated
 from components.train.precision import Precision
+from components.train.step_graph import CapturedStep
+from components.train.step_mode import choose_step_mode
 from components.train.training_step import TrainingStep
 
 
@@ -52,7 +55,7 @@ class Trainer:
     """One training run: network, data and the state between steps.
 
     Network and splits are on `device`; `held_out` is evaluated every ``eval_freq`` epochs. By default `group` is this
-    process alone.
+    process alone. `graphs` makes the graphs of a step that is captured; without it none is.
 
     Raises:
         ParamsError: Optimiser, schedules, loss or transforms cannot be built, or there are too few images.
@@ -69,6 +72,7 @@ class Trainer:
         group: Group | None = None,
         *,
         compiled: bool = False,
+        graphs: Graphs | None = None,
     ) -> None:
         self.network, self.training, self.held_out = network, training, held_out
         self.params, self.normalise, self.device = params, normalise, device
@@ -92,6 +96,11 @@ class Trainer:
         if step.recomputing is not None and step.recomputing.note:
             self.notes.append(step.recomputing.note)
         self.schedules = Schedules(params, self.optimiser, len(self.steps))
+        self.step_mode = choose_step_mode(step, has_graphs=graphs is not None)
+        self.captured: CapturedStep | None = None
+        if graphs is not None and self.step_mode.is_captured:
+            batches = [self.slices[begin:end] for begin, end in self.steps]
+            self.captured = CapturedStep(step, training, batches, graphs)
         # On the CPU, so that the order is the same on every device.
         self.shuffling = torch.Generator().manual_seed(derived_seed(params.manual_seed, "shuffle"))
         self.history: list[EpochRecord] = []
@@ -134,6 +143,11 @@ class Trainer:
         self._count_wait()
         return loss
 
+    @property
+    def is_captured(self) -> bool:
+        """Whether steps are replayed from graphs."""
+        return self.captured is not None and self.captured.outcome == "graph"
+
     def begin_epoch(self) -> None:
         """Have nothing summed up yet, and remember where the order of the coming epoch is drawn from."""
         self.order_state = self.shuffling.get_state()
@@ -148,16 +162,16 @@ class Trainer:
         self.network.train()
         first = self.position.batch
         order = self.epoch_order()
-        labels = self.training.labels[order.to(self.device)]
+        labels = self.labels_of(order, first)
         with closing(self.read_batches(order, first, len(self.slices))) as images:
             self.timing.begin()
             for begin, end in [step for step in self.steps if step[1] > first]:
                 seconds = self.timing.training
                 self.timing.begin_step()
                 self.rates = min(self.rates[0], self.rate), max(self.rates[1], self.rate)
-                self.training_step(images, labels, self.slices[begin:end])
+                part = self.take_step(images, labels, begin, end)
                 self.schedules.step_batch()
-                self.timing.lap("optimiser")
+                self.timing.lap(part)
                 self.position.batch = end
                 self.position.step += 1
                 self.epoch_seconds += self.timing.training - seconds
@@ -167,6 +181,20 @@ class Trainer:
         """Indices of the training images in the order of the coming epoch; int64, on the CPU."""
         count = len(self.training.images)
         return torch.randperm(count, generator=self.shuffling) if self.params.shuffle_dataset else torch.arange(count)
+
+    def labels_of(self, order: Tensor, first: int) -> Tensor:
+        """Labels of an epoch in its order, of which the steps from batch `first` on are to be taken."""
+        if self.captured is not None:
+            self.captured.begin_epoch(order, self.slices[first].start)
+        return self.training.labels[order.to(self.device)]
+
+    def take_step(self, images: Iterator[Tensor], labels: Tensor, begin: int, end: int) -> str:
+        """Take the step of the batches from `begin` to before `end`; returns what of the time its end belongs to."""
+        # Optimisers and averages begin otherwise than they go on: the first step of a run is no example of the others.
+        if self.captured is not None and self.position.step and self.captured(images, self.slices[begin:end]):
+            return "captured_step"
+        self.training_step(images, labels, self.slices[begin:end])
+        return "optimiser"
 
     def read_batches(self, order: Tensor, first: int, end: int) -> Any:
         """This process's images of the batches from `first` to before `end`; to be closed."""
@@ -222,7 +250,7 @@ class Trainer:
     def _count_wait(self) -> None:
         """Count what the device still took for the steps once the host had asked for their sums."""
         before = self.timing.training
-        self.timing.lap("forward_backward")
+        self.timing.lap("captured_step" if self.is_captured else "forward_backward")
         self.epoch_seconds += self.timing.training - before
 
     def predict(self, *, every_class: bool = False, poll: Callable[[], None] = lambda: None) -> Predictions:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from components.classifier.crops import random_crops
 from components.classifier.images import Normaliser, random_flips
@@ -22,7 +23,7 @@ from components.shared.params.params import Params
 from components.shared.seeds import derived_seed
 from components.train.compiling import Compiled
 from components.train.group import Group
-from components.train.mixup import Mixing
+from components.train.mixup import Mixed, Mixing, mix_by
 from components.train.precision import choose_precision
 from components.train.timing import Timing
 
@@ -73,8 +74,7 @@ class TrainingStep:
         self.mixing = Mixing(params, random.Random(derived_seed(seed, "mix")))  # noqa: S311 - no secret
         self.average: AveragedModel | None = None
         if params.ema_decay:
-            decay = get_ema_multi_avg_fn(params.ema_decay)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(network, device, multi_avg_fn=decay, use_buffers=True)
+            self.average = AveragedModel(network, device, use_buffers=True)
             # It is asked at every step whether there was one before: on a GPU the host would wait for the answer.
             self.average.n_averaged = self.average.n_averaged.cpu()
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
@@ -118,13 +118,27 @@ class TrainingStep:
             labels: The epoch's, in its order; int64, shape (images of the epoch,).
             batches: Which of the epoch's images each batch has, in all processes.
         """
-        weight = self.criterion.weight_of(labels[batches[0].start : batches[-1].stop])
-        for whole in batches:
-            part = self.group.own(whole)
-            prepared = self.prepare(next(images), whole.stop - whole.start, part.start - whole.start)
-            self.backward(prepared, labels[part], weight, is_last=whole is batches[-1])
-            self.timing.lap("forward_backward")
+        self.add_gradients(images, labels, batches)
         self.update()
+
+    def add_gradients(
+        self, images: Iterator[Tensor], labels: Tensor, batches: Sequence[slice], mixtures: Tensor | None = None
+    ) -> None:
+        """Add the gradients of a step's batches.
+
+        `mixtures` says how each batch is mixed, as :func:`mix_by` takes it: float64, (batches, NUMBERS); by default
+        that is drawn.
+        """
+        weight = self.criterion.weight_of(labels[batches[0].start : batches[-1].stop])
+        for index, whole in enumerate(batches):
+            part = self.group.own(whole)
+            prepared, own = self.prepare(next(images), whole.stop - whole.start, part.start - whole.start), labels[part]
+            mixed = self._mix(prepared, own) if mixtures is None else mix_by(mixtures[index], prepared, own)
+            self.backward(prepared, own, weight, is_last=whole is batches[-1], mixed=mixed)
+            self.timing.lap("forward_backward")
+
+    def _mix(self, images: Tensor, labels: Tensor) -> Mixed | None:
+        return self.mixing(images, labels) if self.mixing.is_on else None
 
     def prepare(self, images: Tensor, of: int, begin: int = 0) -> Tensor:
         """Network input, float32 (batch, channels, height, width), of uint8 images (batch, height, width, channels).
@@ -140,7 +154,7 @@ class TrainingStep:
         return self.normalise(images)
 
     def backward(
-        self, images: Tensor, labels: Tensor, weight: Tensor | int, *, is_last: bool, is_mixed: bool = True
+        self, images: Tensor, labels: Tensor, weight: Tensor | int, *, is_last: bool, mixed: Mixed | None = None
     ) -> None:
         """Add a batch's gradients, and its loss to the epoch's.
 
@@ -149,9 +163,8 @@ class TrainingStep:
             labels: int64, shape (batch,).
             weight: Of all batches that make one step, in all processes.
             is_last: Whether the processes exchange gradients after it.
-            is_mixed: Whether mixup and CutMix are applied, as the params say.
+            mixed: The same, mixed, where they are.
         """
-        mixed = self.mixing(images, labels) if is_mixed and self.mixing.is_on else None
         given = images if mixed is None else mixed.images
         self.timing.lap("data")
         model = self.network if self._model is None else self._model
@@ -165,8 +178,13 @@ class TrainingStep:
                 logits = model(given).float()
             losses = self.criterion(logits, labels)
             if mixed is not None:
-                losses = torch.lerp(self.criterion(logits, mixed.others), losses, mixed.share)
-                labels = labels if mixed.share >= 0.5 else mixed.others
+                others, share = mixed.others, mixed.share
+                # Not by lerp, whose gradients are other bits by a tensor than by the same number.
+                losses = self.criterion(logits, others) * (1 - share) + losses * share
+                if isinstance(share, Tensor):
+                    labels = torch.where(share >= 0.5, labels, others)
+                else:
+                    labels = labels if share >= 0.5 else others
             loss = losses.sum()
             # Averaged over the processes by the gradients' exchange, and meant to be summed.
             (loss * (self.group.size / weight)).backward()  # type: ignore[no-untyped-call]
@@ -178,15 +196,42 @@ class TrainingStep:
 
     def update(self) -> None:
         """Have the optimiser take its step, and the average follow."""
+        self.change_weights(is_averaged=self.average is not None and bool(self.average.n_averaged))
+        self.count()
+
+    def change_weights(self, *, is_averaged: bool) -> None:
+        """What of an update is the device's; `is_averaged` says whether there is an average yet, or it begins here."""
         if self.params.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.params.max_grad_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if self.average is not None:
-            self.average.update_parameters(self.network)
-            for average, value in zip(self.average.module.buffers(), self.network.buffers(), strict=True):
-                if not value.is_floating_point():  # counters: an average of them would be cut off to whole numbers
+            averages, values, counters = self._averaged
+            with torch.no_grad():
+                if is_averaged:
+                    torch._foreach_lerp_(averages, values, 1 - self.params.ema_decay)
+                else:
+                    torch._foreach_copy_(averages, values)
+                for average, value in counters:  # an average of them would be cut off to whole numbers
                     average.copy_(value)
+
+    def count(self) -> None:
+        """What of an update is the host's."""
+        if self.average is not None:
+            self.average.n_averaged += 1
+
+    @cached_property
+    def _averaged(self) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """Averages of floats, what they are of, and each counter's with its own."""
+        assert self.average is not None  # noqa: S101 - for mypy
+        pairs = [
+            pair
+            for name in ("parameters", "buffers")
+            for pair in zip(getattr(self.average.module, name)(), getattr(self.network, name)(), strict=True)
+        ]
+        floats = [pair for pair in pairs if pair[1].is_floating_point()]
+        counters = [pair for pair in pairs if not pair[1].is_floating_point()]
+        return [average for average, _ in floats], [value for _, value in floats], counters
 
     def alone(self, images: Tensor, labels: Tensor) -> Tensor:
         """One step outside of any epoch, group and schedule, for trials; the mean loss of its images before it.
@@ -195,7 +240,7 @@ class TrainingStep:
         """
         weight, before, model = self.criterion.weight_of(labels), self.loss_sum.clone(), self._model
         self._model = None
-        self.backward(images, labels, weight, is_last=True)
+        self.backward(images, labels, weight, is_last=True, mixed=self._mix(images, labels))
         self._model = model
         self.update()
         return (self.loss_sum - before) / weight

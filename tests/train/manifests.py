@@ -23,6 +23,7 @@ SPEED = Speed(
         "data": 0.05,
         "forward_backward": 0.7,
         "optimiser": 0.1,
+        "captured_step": 0.0,
         "compiling": 0.03,
         "evaluation": 0.05,
         "checkpoints": 0.02,

@@ -39,7 +39,10 @@ LEARNING_CURVES = "learning-curves.html"
 # Keys of manifests of 0.8 and earlier: last.safetensors, model.pt2 and network.pt2.
 _EARLIER_FILES = ("last_weights", "export", "program")
 # What training's wall time goes to, in the order of a step.
-TIME_SHARES = ("data", "forward_backward", "optimiser", "compiling", "evaluation", "checkpoints", "status", "other")
+TIME_SHARES = (
+    *("data", "forward_backward", "optimiser", "captured_step", "compiling"),
+    *("evaluation", "checkpoints", "status", "other"),
+)
 
 
 class Selection(Record):
@@ -95,6 +98,7 @@ class Speed(Record):
     why_not: dict[str, str] = Field(default={}, description="Why `of_constant_tensor` is None, by that name.")
     precision: str = Field(description="Of the network's arithmetic: fp32, tf32 or bf16.")
     compiled: bool = Field(description="Whether torch.compile made the step.")
+    captured: bool = Field(default=False, description="Whether steps were replayed from a CUDA graph.")
     data: str = Field(description='Where images were kept: "resident" on the device, "mapped" from the host\'s disk.')
     shares: dict[str, float] = Field(description="Parts of the wall time by `TIME_SHARES`; their sum is 1.")
     processes: int = Field(ge=1, description="Processes that trained together; rates are those of all of them.")

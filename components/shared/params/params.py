@@ -241,6 +241,12 @@ class Params(Entry):
     compile: Literal["auto", "always", "never"] = Field(
         "auto", description="torch.compile of the network: auto only on a GPU, for runs long enough to pay for it."
     )
+    step: Literal["auto", "graph", "eager"] = Field(
+        "auto",
+        description="graph: on a GPU the whole step is captured as a CUDA graph and replayed, once it is found to do "
+        "what the plain step does; where it cannot be, the log says why. eager: kernel by kernel. auto: eager, as long "
+        "as no GPU has shown more.",
+    )
     gradient_checkpointing: Truth = Field(
         False,
         description="Compute activations of feature layers again in the backward pass instead of keeping them: less "

@@ -44,7 +44,7 @@ OF_THE_DATASET = frozenset("test_fraction validation_fraction max_unreadable alp
 FREE = OF_THE_DATASET | frozenset(
     "GOOGLE_APPLICATION_CREDENTIALS PUB_SUB_PROJECT PUB_SUB_TOPIC PUB_SUB_SUBSCRIPTION TIMEOUT KAFKA_HOST KAFKA_TOPIC "
     "device mode eval_metric_compute_freq eval_batch_size on_status_error save_freq checkpoint_minutes "
-    "keep_checkpoints compile gradient_checkpointing data_placement gate baseline publish_uri recipe".split()
+    "keep_checkpoints compile step gradient_checkpointing data_placement gate baseline publish_uri recipe".split()
 )
 _SHOWN = 8
 

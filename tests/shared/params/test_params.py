@@ -86,6 +86,7 @@ EVERY_KEY: dict[str, Any] = {
     "precision": "bf16",
     "compile": "never",
     "gradient_checkpointing": True,
+    "step": "graph",
     "data_placement": "host",
     "sync_batch_norm": True,
     "checkpoint_minutes": 2.5,

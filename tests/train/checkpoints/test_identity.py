@@ -87,6 +87,7 @@ OTHERWISE: dict[str, Any] = {
     "keep_checkpoints": 1,
     "compile": "never",
     "gradient_checkpointing": True,
+    "step": "graph",
     "data_placement": "host",
     "gate": {"accuracy": {"min": 0.9}},
     "baseline": "gs://bucket/baseline",

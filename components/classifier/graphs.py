@@ -1,0 +1,111 @@
+"""Kernels that are recorded once and issued anew as one: CUDA graphs, which spare the host a launch a kernel.
+
+What is captured works on tensors that keep their address, and may neither read a value from the device nor have a
+number of Python's change. A maker of graphs is a :class:`Graphs`; torch's is :class:`CudaGraphs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Replay = Callable[[], object]
+
+
+class Graphs(Protocol):
+    """Makes graphs of callables."""
+
+    def capture(self, work: Callable[[], object], generators: Sequence[torch.Generator] = ()) -> Replay:
+        """Record what `work` has the device do, and return what has it done again.
+
+        `work` may be called more than once, and what it changes in place is undefined afterwards.
+
+        Args:
+            work: Draws from torch's own generator and from `generators` alone.
+            generators: On the device; each replay draws from them what `work` would.
+
+        Raises:
+            Exception: Whatever `work` raises, and what torch says of work that cannot be captured.
+        """
+        ...
+
+
+class CudaGraphs:
+    """CUDA graphs of a device over one pool of memory: none of them may keep there what outlives its replay."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None
+        self._pool: Any = None
+
+    def capture(self, work: Callable[[], object], generators: Sequence[torch.Generator] = ()) -> Replay:
+        """As :class:`Graphs` says."""
+        with torch.cuda.device(self._device):
+            if self._stream is None:
+                self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            # Libraries make their handles and workspaces at their first call on a stream, which cannot be recorded.
+            current = torch.cuda.current_stream(self._device)
+            self._stream.wait_stream(current)
+            with torch.cuda.stream(self._stream):
+                work()
+            current.wait_stream(self._stream)
+            try:
+                graph = self._captured(work, generators)
+            except BaseException:
+                # Earlier versions of torch (2.9 is one) leave generators of a capture that failed in a state in which
+                # nobody can draw from them; a capture that succeeds gets them out.
+                with suppress(Exception):
+                    self._captured(torch.zeros(1, device=self._device).zero_, generators)
+                raise
+        return graph.replay
+
+    def _captured(self, work: Callable[[], object], generators: Sequence[torch.Generator]) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        for generator in generators:
+            graph.register_generator_state(generator)
+        # Other threads read images and write checkpoints meanwhile, which the mode by default takes for a fault.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            work()
+        self._pool = graph.pool()
+        return graph
+
+
+class GraphedCall:
+    """A function of tensors as a graph, for tensors of one shape; what it gives is the caller's own.
+
+    Args:
+        graphs: Makes the graph.
+        work: Changes nothing in place.
+        examples: Tensors as `work` takes them; it is called with them at once.
+
+    Raises:
+        RuntimeError: A replay does not give what `work` gave, up to rounding.
+        Exception: Whatever `work` or the capture raises.
+    """
+
+    def __init__(self, graphs: Graphs, work: Callable[..., Sequence[Tensor]], *examples: Tensor) -> None:
+        self._inputs = [example.clone() for example in examples]
+        expected = work(*self._inputs)
+        # Not in the pool of the graphs, where the next replay of any of them may write.
+        self._outputs = [torch.empty_like(value) for value in expected]
+
+        def record() -> None:
+            for output, value in zip(self._outputs, work(*self._inputs), strict=True):
+                output.copy_(value)
+
+        self._replay = graphs.capture(record)
+        try:
+            torch.testing.assert_close(self(*examples), list(expected), equal_nan=True)
+        except AssertionError as error:
+            raise RuntimeError("a replay gave other values than the call that was captured") from error
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """What the function gives for `inputs`, shaped as the examples were."""
+        for held, value in zip(self._inputs, inputs, strict=True):
+            held.copy_(value)
+        self._replay()
+        return [output.clone() for output in self._outputs]
