@@ -6,9 +6,7 @@ text (:meth:`Params.to_json`), because KFP rounds large integers and makes float
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,14 +26,12 @@ from components.shared.events import targets
 from components.shared.params import rules
 from components.shared.params.gate import Gate
 from components.shared.params.parsed import Parsed, as_problems, keep_sound
-from components.shared.params.recipes import keys_of_recipe, with_recipe
+from components.shared.params.recipes import with_recipe
 from components.shared.params.source import check_size, fail, read_raw
 from components.shared.params.types import (
-    EXACT_FLOAT_LIMIT,
     ClassWeights,
     ColorOfBackground,
     DivisorsOrAuto,
-    Entry,
     KeywordArguments,
     LayerSpec,
     LossSpec,
@@ -49,6 +45,7 @@ from components.shared.params.types import (
     Whole,
     background_of,
 )
+from components.shared.params.written import WrittenParams
 from components.shared.text import described
 
 DEVICE_RULE = (r"auto|cpu|cuda(:[0-9]{1,3})?", 'must be "auto", "cpu", "cuda" or "cuda:N"')
@@ -60,7 +57,7 @@ _Share = Annotated[Real, Field(ge=0, le=1)]
 _Side = Annotated[Whole, Field(ge=1, le=2**16 - 1)]
 
 
-class Params(Entry):
+class Params(WrittenParams):
     """Every option of a run. Make one with :meth:`load` or :meth:`from_dict`; both report all problems at once."""
 
     GOOGLE_APPLICATION_CREDENTIALS: Annotated[Text, BeforeValidator(rules.credentials_reference)] | None = Field(
@@ -323,34 +320,6 @@ class Params(Entry):
         """
         return parse(*read_raw(source, overrides)).warned()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Every option as plain data, classes as dotted names."""
-        return self.model_dump(by_alias=True)
-
-    def to_json(self, indent: int | None = None) -> str:
-        """One line of JSON (or indented) that :meth:`load` reads back without loss."""
-        return _without_placeholders(json.dumps(self.to_dict(), indent=indent, allow_nan=False))
-
-    def to_form(self) -> str:
-        """JSON without defaults, a line for each option and entry, as a person edits it in a platform's form."""
-        lines, whole = [], self.to_dict()
-        # A default that stands where the recipe would fill in something else is kept.
-        kept = {key: whole[key] for key in keys_of_recipe(whole)}
-        kept |= self.model_dump(by_alias=True, exclude_defaults=True)
-        for key, value in kept.items():
-            if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-                items = ",\n".join(f"    {json.dumps(item, allow_nan=False)}" for item in value)
-                lines.append(f"  {json.dumps(key)}: [\n{items}\n  ]")
-            else:
-                lines.append(f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}")
-        return _without_placeholders("{\n" + ",\n".join(lines) + "\n}")
-
-    def digest(self, without: Collection[str] = ()) -> str:
-        """SHA-256 of the params without some keys, hexadecimal; equal however they were written, 5 or 5.0."""
-        plain = _one_spelling({key: value for key, value in self.to_dict().items() if key not in without})
-        canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
-
     @property
     def channels(self) -> int:
         """Image channels: 3 or 1."""
@@ -416,17 +385,3 @@ def in_document_order(problems: Iterable[Problem]) -> list[Problem]:
     """Problems in the order of the keys, unknown keys first, each once."""
     order = {name: index for index, name in enumerate(Params.model_fields)}
     return sorted(dict.fromkeys(problems), key=lambda one: order.get(one.path.split(".")[0].split("[")[0], -1))
-
-
-def _one_spelling(value: Any) -> Any:
-    # Integral floats as integers: KFP turns the one into the other, and both mean the same run.
-    if isinstance(value, dict):
-        return {key: _one_spelling(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_one_spelling(item) for item in value]
-    exact = isinstance(value, float) and value.is_integer() and abs(value) <= EXACT_FLOAT_LIMIT
-    return int(value) if exact else value
-
-
-def _without_placeholders(text: str) -> str:
-    return text.replace("{{", "\\u007b\\u007b")  # KFP takes {{ inside a parameter for a placeholder
