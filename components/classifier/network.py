@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from components.classifier.building import build
+from components.classifier.meta_shapes import MetaShapes
 from components.classifier.shape_errors import misfit, spelled_shape
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.params import Params
@@ -147,7 +148,7 @@ def examine(
     height, width, channels = image_shape
     rows: list[LayerRow] = []
     layers: list[nn.Module] = []
-    with torch.device("meta"), torch.no_grad():
+    with MetaShapes() as shapes, torch.device("meta"), torch.no_grad():
         current = torch.empty(min(batch_size, _BATCH), channels, height, width)
         before = "the images"
         for index, spec in enumerate(net_arch):
@@ -162,7 +163,7 @@ def examine(
             layers.append(layer)
             output = _run(layer, spec, path, current, before)
             try:
-                rows.append(_row(path, layer, spec.short_name, current, output))
+                rows.append(_row(path, layer, spec.short_name, current, output, shapes))
             except Exception as error:  # evaluation cuts batches of its own, and the last may be of a single image
                 message = f"{spec.class_} does not take every number of images at evaluation: {first_line(error)}"
                 raise ParamsError([Problem(path, message)]) from error
@@ -170,9 +171,9 @@ def examine(
         flat = torch.flatten(current, 1)
         if flat.shape[1] > 2**31:
             raise ParamsError([Problem(f"net_arch[{len(rows) - 1}]", f"gives {flat.shape[1]:,} features, too many")])
-        rows.append(_row("appended", nn.Flatten(), "Flatten", current, flat))
+        rows.append(_row("appended", nn.Flatten(), "Flatten", current, flat, shapes))
         linear = nn.Linear(flat.shape[1], n_classes)
-        rows.append(_row("appended", linear, "Linear", flat, linear(flat)))
+        rows.append(_row("appended", linear, "Linear", flat, linear(flat), shapes))
     if any(getattr(layer, "inplace", False) for layer in layers):
         _differentiate(layers, min(batch_size, _BATCH), (channels, height, width))
     return LayerTable((channels, height, width), tuple(rows))
@@ -223,7 +224,7 @@ def wrong_output(output: object, batch: int) -> str | None:
     return None
 
 
-def _row(path: str, layer: nn.Module, name: str, given: Tensor, output: Tensor) -> LayerRow:
+def _row(path: str, layer: nn.Module, name: str, given: Tensor, output: Tensor, shapes: MetaShapes) -> LayerRow:
     """A table row; the layer runs again in evaluation mode, on two images and on one, which is counted."""
     training, fast = layer.training, torch.backends.mha.get_fastpath_enabled()
     layer.eval()
@@ -232,8 +233,14 @@ def _row(path: str, layer: nn.Module, name: str, given: Tensor, output: Tensor) 
         layer(given.new_empty(2, *given.shape[1:]))
         torch.backends.mha.set_fastpath_enabled(False)  # attention by operations that the FLOP counter knows
         try:
-            with _flop_counter() as counter, counted_values(layer) as values:
+            shapes.multiply_adds, shapes.is_exact = 0, True
+            with counted_values(layer) as values:
                 layer(given[:1])
+            multiply_adds = shapes.multiply_adds
+            if not shapes.is_exact:
+                with _flop_counter() as counter:
+                    layer(given[:1])
+                multiply_adds = counter.get_total_flops() // 2
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
     layer.train(training)
@@ -244,7 +251,7 @@ def _row(path: str, layer: nn.Module, name: str, given: Tensor, output: Tensor) 
         parameters=sum(parameter.numel() for parameter in layer.parameters()),
         trainable=sum(parameter.numel() for parameter in layer.parameters() if parameter.requires_grad),
         buffers=sum(buffer.numel() for buffer in layer.buffers()),
-        multiply_adds=counter.get_total_flops() // 2,
+        multiply_adds=multiply_adds,
         values=sum(values),
     )
 
@@ -276,15 +283,20 @@ def counted_values(layer: nn.Module) -> Iterator[list[int]]:
             hook.remove()
 
 
-def build_network(net_arch: Sequence[LayerSpec], image_shape: tuple[int, int, int], n_classes: int) -> Network:
-    """The network on the current default device, initialised from torch's global generator; raises as examine."""
-    table = examine(net_arch, image_shape, n_classes)
+def build_network(
+    net_arch: Sequence[LayerSpec], image_shape: tuple[int, int, int], n_classes: int, table: LayerTable | None = None
+) -> Network:
+    """The network on the current default device, initialised from torch's global generator.
+
+    `table` is what :func:`examine` has found of it; by default it is called, and what it raises is raised.
+    """
+    table = table or examine(net_arch, image_shape, n_classes)
     layers: list[Any] = [build(spec, f"net_arch[{index}]") for index, spec in enumerate(net_arch)]
     return Network(nn.Sequential(*layers), table.features, n_classes, table.values)
 
 
-def network_of(params: Params) -> Network:
-    """The network of a run's params, its ``frozen_layers`` frozen."""
-    network = build_network(params.net_arch, params.image_shape, params.n_classes)
+def network_of(params: Params, table: LayerTable | None = None) -> Network:
+    """The network of a run's params, its ``frozen_layers`` frozen; `table` as for :func:`build_network`."""
+    network = build_network(params.net_arch, params.image_shape, params.n_classes, table)
     freeze(network, params.frozen_layers)
     return network

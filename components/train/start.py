@@ -124,7 +124,7 @@ def start_trainer(
         message = f"has {table.parameters:,} parameters, which take at least {needed / 1e9:,.1f} GB"
         raise ParamsError([Problem("net_arch", f"{message}; {free / 1e9:,.1f} GB are free")])
     # Initialised on the CPU, so that every device starts from the same weights.
-    network = network_of(params)
+    network = network_of(params, table)
     started_from = start_network(network, params, weights) if found is None else None
     if started_from is not None:
         _log.info("%s", describe_start(started_from))

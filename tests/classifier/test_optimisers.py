@@ -237,7 +237,7 @@ def test_the_optimiser_has_its_class_its_kwargs_and_its_learning_rate() -> None:
     weights = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3))]
     optimiser = build_optimiser(params, iter(weights))
 
-    assert type(optimiser) is torch.optim.Adam
+    assert (isinstance(optimiser, torch.optim.Adam), type(optimiser).__name__) == (True, "Adam")
     (group,) = optimiser.param_groups
     assert group["params"] == weights
     assert (group["lr"], group["betas"], group["weight_decay"], group["amsgrad"]) == (0.25, (0.8, 0.9), 1.0, True)
