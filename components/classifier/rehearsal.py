@@ -39,6 +39,7 @@ from components.classifier.known_images import (
     measured,
     scale_problem,
 )
+from components.shared.cropping import central_crop
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.types import TransformSpec
 
@@ -373,8 +374,26 @@ class _Trial:
             ]
         if all(self._fixed) and not self._is_cropping:
             return ["additional_transforms have no effect: images come out as they were"]
-        return [
+        return self._size_notes() + [
             f"additional_transforms[{index}]: {self._names[index]} has no effect: images come out as they were"
             for index, images in enumerate(self._alone)
             if self._fixed[index] and all(a.dtype is b.dtype and torch.equal(a, b) for a, b in images)
+        ]
+
+    def _size_notes(self) -> list[str]:
+        """That every training image is cropped in the same way, which evaluation does, too, or does otherwise."""
+        sizing = [index for index, images in enumerate(self._alone) if any(a.shape != b.shape for a, b in images)]
+        if not self._is_cropping or not all(self._fixed[index] for index in sizing):
+            return []
+        channels, height, width = self._taken
+        current = self._images[-1]
+        middle = central_crop(current.permute(1, 2, 0), (height, width, channels)).permute(2, 0, 1)
+        with suppress(ParamsError):  # it needs the others
+            for index in sizing:
+                current = self._applied(current, index)
+        if alike(current, middle):
+            return ["stored_height and stored_width have no effect: training takes the middle, too, of every image"]
+        return [
+            "additional_transforms crop or resize every training image in the same way, and held-out ones show their "
+            "middle: things are of another size or elsewhere there; RandomCrop and RandomResizedCrop vary both"
         ]

@@ -14,6 +14,7 @@ from PIL import Image
 from components.evaluate.confusion import confusion_of, most_confused, most_often_taken_for
 from components.evaluate.evaluate import EvaluateResult, evaluate
 from components.evaluate.pictures import MAX_ERRORS, MAX_HITS, MAX_PER_PAIR, data_uri
+from components.shared.artifacts.artifact import ImageShape
 from components.shared.artifacts.gate import GateResult, ThresholdResult
 from components.shared.artifacts.model import EpochRecord
 from components.shared.text import natural_key
@@ -200,6 +201,21 @@ def test_every_cell_that_opens_has_its_most_confident_images() -> None:
         wrong = [i for i in of.most_confident_errors(400) if (of.labels[i], of.predicted[i]) == (label, predicted)]
         assert re.findall(r'alt="([^"]*)"', popover)[:MAX_PER_PAIR] == [of.name_of(i) for i in wrong[:MAX_PER_PAIR]]
         assert f'{CLASSES[label]}</bdi> <span class="taken">taken for <bdi>{CLASSES[predicted]}</bdi>' in popover
+
+
+def test_pictures_show_what_the_model_takes_of_stored_images() -> None:
+    made = made_up(CLASSES, 40, spread=4)
+    sizes = {"image": ImageShape(height=20, width=22, channels=1), "stored_image": made.dataset.image}
+    cropped = replace(made, model=made.model.model_copy(update=sizes))
+    page, of = page_of(cropped), cropped.findings
+
+    wrong = np.flatnonzero(of.labels != of.predicted)
+    surest = int(wrong[np.argmax(of.confidences[wrong])])
+    source = re.findall(r'src="([^"]*)"', page.source.partition('id="errors"')[2])[0]
+    assert np.array_equal(np.asarray(decoded(source)), made.image_of(surest)[4:24, 3:25, 0])
+    assert "28 × 28 pixels, grayscale" in page.source
+    assert "the middle 22 × 20" in page.source
+    assert "the middle" not in page_of(made).source
 
 
 def test_errors_and_hits_are_shown_with_their_files() -> None:

@@ -189,6 +189,23 @@ def test_transforms_that_end_elsewhere_are_refused(entries: list[Entry], message
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("entries", "note"),
+    [
+        (
+            [transform("CenterCrop", size=6), transform("RandomHorizontalFlip")],
+            "stored_height and stored_width have no",
+        ),
+        ([transform("Resize", size=[6, 6])], "additional_transforms crop or resize every training image in the same"),
+        ([transform("RandomHorizontalFlip"), transform("RandomResizedCrop", size=6)], None),
+        ([transform("Identity")], "additional_transforms have no effect"),
+    ],
+)
+def test_crops_that_never_vary_are_reported(entries: list[Entry], note: str | None) -> None:
+    notes = check(small(**ON_DIGITS, additional_transforms=entries)).notes
+    assert [found.startswith(note or "") for found in notes] == ([True] if note else [])
+
+
 def test_transforms_of_large_images_are_tried_on_small_ones() -> None:
     entries = [transform("RandomResizedCrop", size=224), transform("RandomHorizontalFlip")]
     sizes = {"image_height": 224, "image_width": 224, "stored_height": 256, "stored_width": 256}
