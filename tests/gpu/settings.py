@@ -52,7 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         ]
     },
     "transforms image by image": {"additional_transforms": [transform("ElasticTransform", alpha=5.0, sigma=0.5)]},
-    "tf32": {"precision": "tf32"},
+    **({"tf32": {"precision": "tf32"}} if ON_GPU else {}),
     "bf16": {"precision": "bf16"},
 }
 
