@@ -7,13 +7,16 @@ number of Python's change. A maker of graphs is a :class:`Graphs`; torch's is :c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 Replay = Callable[[], object]
+
+# The allocators keep pointers to graphs whose capture failed, which they read at each later capture.
+_FAILED: list[torch.cuda.CUDAGraph] = []
 
 
 class Graphs(Protocol):
@@ -35,7 +38,10 @@ class Graphs(Protocol):
 
 
 class CudaGraphs:
-    """CUDA graphs of a device over one pool of memory: none of them may keep there what outlives its replay."""
+    """CUDA graphs of a device over one pool of memory: none of them may keep there what outlives its replay.
+
+    They are captured on the stream that is the current one, where that is not the device's default, else on another.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -45,11 +51,15 @@ class CudaGraphs:
     def capture(self, work: Callable[[], object], generators: Sequence[torch.Generator] = ()) -> Replay:
         """As :class:`Graphs` says."""
         with torch.cuda.device(self._device):
-            if self._stream is None:
-                self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-            # Libraries make their handles and workspaces at their first call on a stream, which cannot be recorded.
             current = torch.cuda.current_stream(self._device)
-            self._stream.wait_stream(current)
+            if self._stream is None:
+                is_own = current != torch.cuda.default_stream(self._device)
+                self._stream = current if is_own else torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+                self._pool = torch.cuda.graph_pool_handle()
+            # What other streams have kept of memory this one cannot have: it would be there twice.
+            torch.cuda.synchronize(self._device)
+            torch.cuda.empty_cache()
+            # Libraries make their handles and workspaces at their first call on a stream, which cannot be recorded.
             with torch.cuda.stream(self._stream):
                 work()
             current.wait_stream(self._stream)
@@ -64,14 +74,40 @@ class CudaGraphs:
         return graph.replay
 
     def _captured(self, work: Callable[[], object], generators: Sequence[torch.Generator]) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
         for generator in generators:
             graph.register_generator_state(generator)
-        # Other threads read images and write checkpoints meanwhile, which the mode by default takes for a fault.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            work()
-        self._pool = graph.pool()
+        try:
+            # Other threads read images and write checkpoints meanwhile, which the mode by default takes for a fault.
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                work()
+        except BaseException:
+            self._clean_up(graph, current)
+            raise
         return graph
+
+    def _clean_up(self, failed: torch.cuda.CUDAGraph, current: torch.cuda.Stream) -> None:
+        """Undo what torch, whose own cleaning up stops at the first error, leaves of a capture that failed."""
+        _FAILED.append(failed)
+        torch.cuda.set_stream(current)
+        pool, self._pool = self._pool, torch.cuda.graph_pool_handle()
+        # While the allocator takes a capture to be under way, no memory that two streams use is ever given back.
+        try:
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+        except RuntimeError:  # a version that has ended it itself
+            return
+        torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
+
+
+def own_stream(device: torch.device) -> AbstractContextManager[object]:
+    """On a GPU a stream for all of a run that captures steps, on which they are captured, too.
+
+    Memory belongs to a stream, and so do the workspaces of cuBLAS, 32 MiB for each of two threads: steps on the default
+    stream, on which nothing can be captured, would keep them a second time.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
 class GraphedCall:

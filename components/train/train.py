@@ -11,6 +11,7 @@ from typing import Any
 
 from components.classifier.check import Checked, check
 from components.classifier.device import describe_device
+from components.classifier.graphs import own_stream
 from components.shared.artifacts.artifact import ArtifactWriter
 from components.shared.artifacts.model import MODEL, Selection
 from components.shared.errors import DivergedError
@@ -128,6 +129,8 @@ def train(
         # Before the earlier model makes room for another, which checkpoints of another run would hinder.
         found, is_to_clear = group.on_first(lambda: kept.find(params, inputs.dataset_sha256, _log))
         writer = group.together(lambda: stack.enter_context(ArtifactWriter(model, MODEL)) if first else None)
+        if inputs.params.step == "graph" and group.size == 1:
+            stack.enter_context(own_stream(inputs.device))
         trainer = group.together(lambda: start_trainer(inputs, group, found, initial_weights))
         if is_to_clear:
             group.together(lambda: kept.clear() if first else None)
