@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -35,6 +36,11 @@ class Graphs(Protocol):
             Exception: Whatever `work` raises, and what torch says of work that cannot be captured.
         """
         ...
+
+
+def _replay(graph: torch.cuda.CUDAGraph, _work: Callable[[], object]) -> None:
+    """Replay a graph; what it was captured of is kept as long, as the graph itself keeps no tensor that it reads."""
+    graph.replay()
 
 
 class CudaGraphs:
@@ -71,7 +77,7 @@ class CudaGraphs:
                 with suppress(Exception):
                     self._captured(torch.zeros(1, device=self._device).zero_, generators)
                 raise
-        return graph.replay
+        return partial(_replay, graph, work)
 
     def _captured(self, work: Callable[[], object], generators: Sequence[torch.Generator]) -> torch.cuda.CUDAGraph:
         graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
