@@ -94,12 +94,19 @@ def run(part: Part, seconds: float, log: Path) -> Outcome:
             outcome = "passed" if process.wait(seconds) == 0 else "failed"
         except subprocess.TimeoutExpired:
             outcome = "out of time"
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _end(process)
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return Outcome(part.name, outcome, time.monotonic() - begun, "\n".join(lines[-30:]))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that come of it, also those that have made themselves leaders of sessions."""
+    from tests.kill.lives import descendants_of  # torch comes with it
+
+    for pid in [*descendants_of(process.pid), process.pid]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
 
 
 def write(report: Path, head: str, outcomes: list[Outcome]) -> None:
