@@ -258,6 +258,11 @@ def _names_backbone(dotted: str) -> bool:
     return dotted.rpartition(".")[0] == BACKBONES.module
 
 
+def is_known(layer: nn.Module) -> bool:
+    """Whether a layer, modules within it included, is of torch or torchvision, and keeps nothing but buffers."""
+    return all(type(module).__module__.startswith(("torch.nn.", "torchvision.")) for module in layer.modules())
+
+
 def is_backbone(layer: nn.Module) -> bool:
     """Whether a layer is an architecture of torchvision."""
     return hasattr(layer, "removed_head")

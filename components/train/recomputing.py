@@ -15,11 +15,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
-from components.classifier.building import is_backbone
+from components.classifier.building import is_backbone, is_known
 from components.classifier.network import Network
 
-# Layers of other origin may keep what a second forward pass would change.
-_KNOWN = ("torch.nn.", "torchvision.")
 _RANDOM = (nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 # Of plain layers in one part: a convolution, its normalisation and its activation belong together.
 _SHORTEST = 3
@@ -53,7 +51,8 @@ class Recomputing:
         # Now, and not within the first step: torch's checkpoint asks its compiler to leave it alone.
         importlib.import_module("torch._dynamo")
         layers = list(network.features)
-        frozen, foreign = network.frozen_layers, [not _is_known(layer) for layer in layers]
+        # Layers of other origin may keep what a second forward pass would change.
+        frozen, foreign = network.frozen_layers, [not is_known(layer) for layer in layers]
         # What is frozen keeps nothing for a backward pass.
         left_out = {layer for index, layer in enumerate(layers) if index < frozen or foreign[index]}
         parts = list(_parts_of(network.features, left_out))[:-1]
@@ -105,10 +104,6 @@ class Recomputing:
             return output
 
         return call
-
-
-def _is_known(layer: nn.Module) -> bool:
-    return all(type(module).__module__.startswith(_KNOWN) for module in layer.modules())
 
 
 def _draws(module: nn.Module) -> bool:

@@ -37,6 +37,7 @@ from components.shared.seeds import derived_seed
 from components.train.checkpoints.resume import Found
 from components.train.compiling import Compiling, choose_compiling
 from components.train.group import Group, own_device
+from components.train.measured_precision import precision_of_run
 from components.train.state import restore
 from components.train.trainer import Trainer
 
@@ -138,6 +139,11 @@ def start_trainer(
     trainer.started_from = started_from
     if found is not None:
         restore(trainer, found, _log)
+    elif not is_trial:
+        trainer.training_step.precision = precision_of_run(trainer)
+    trainer.precision.set_flags()
+    _describe(inputs, trainer, compiling)
+    if found is not None:
         _log.info("going on from a checkpoint of %s", found.manifest.position)
         if found.manifest.num_epochs != params.num_epochs and group.is_first and trainer.position.stopped:
             epoch = trainer.position.epoch - 1
@@ -174,14 +180,18 @@ def _built(inputs: TrainingInputs, network: Any, group: Group, compiling: Compil
     if params.stored_shape != params.image_shape:
         held_out = LabelledImages(CentralParts(evaluated.images, params.image_shape), evaluated.labels)
     normalise = Normaliser(inputs.normalisation, device)
-    trainer = Trainer(
+    return Trainer(
         network, training, held_out, params, normalise, device, group, compiled=compiling.is_on, graphs=graphs
     )
-    trainer.precision.set_flags()
+
+
+def _describe(inputs: TrainingInputs, trainer: Trainer, compiling: Compiling) -> None:
+    """Log what a run is of, what was chosen for it and why, and what has no effect."""
+    params, network, training = inputs.params, trainer.network, trainer.training
     _log.info(
         "%s parameters on %s: %d images in batches of %d; %s (%s), %s (%s)",
         f"{count_parameters(network):,}",
-        describe_device(device),
+        describe_device(inputs.device),
         len(training.images),
         params.batch_size,
         *trainer.precision,
@@ -207,7 +217,6 @@ def _built(inputs: TrainingInputs, network: Any, group: Group, compiling: Compil
         _log.warning("%s", note)
     if (transforms := trainer.training_step.transforms) is not None:
         _log.info("%s", transforms.describe())
-    return trainer
 
 
 def count_parameters(network: torch.nn.Module) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
@@ -18,6 +20,7 @@ from components.shared.text import shortened
 from components.shared.version import __version__
 from components.train.checkpoints.format import CheckpointManifest
 from components.train.checkpoints.resume import Found
+from components.train.precision import kept_precision
 from components.train.trainer import Best, Position, Trainer
 
 T = TypeVar("T")
@@ -72,6 +75,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "seconds": dict(trainer.timing.seconds),
         "step": trainer.captured.outcome if trainer.captured is not None else None,
         "started_from": trainer.started_from.model_dump() if trainer.started_from is not None else None,
+        "precision": trainer.precision.name,
         "generators": {
             "flip": trainer.training_step.flipping.get_state(),
             "mix": trainer.training_step.mixing.draws.getstate(),
@@ -105,6 +109,8 @@ def restore(trainer: Trainer, found: Found, log: logging.Logger) -> None:
             log.warning("step: eager, as before the checkpoint")
         if state["started_from"] is not None:
             trainer.started_from = StartedFrom.model_validate(state["started_from"])
+        if (name := state.get("precision")) is not None and trainer.params.precision == "auto":  # from 0.10
+            trainer.training_step.precision = kept_precision(name, trainer.device)
         _restore_epoch(trainer, state["epoch"])
         _restore_generators(trainer, state["generators"], found.manifest, log)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -165,6 +171,17 @@ def _restore_generators(
     trainer.training_step.flipping.manual_seed(derived_seed(seed, f"flip/{manifest.step}"))
     trainer.training_step.augmenting.manual_seed(derived_seed(seed, f"augment/{manifest.step}/{group.rank}"))
     torch.manual_seed(derived_seed(seed, f"torch/{manifest.step}/{group.rank}"))
+
+
+@contextmanager
+def generators_kept(trainer: Trainer) -> Iterator[None]:
+    """Put every generator that a step may draw from back to where it is now, once this is left."""
+    flip, own = trainer.training_step.flipping.get_state(), _own_generators(trainer)
+    try:
+        yield
+    finally:
+        trainer.training_step.flipping.set_state(flip)
+        _set_own_generators(trainer, own)
 
 
 def _own_generators(trainer: Trainer) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,13 @@ from torch import Tensor, nn
 
 from components.classifier.network import LayerTable, examine
 from components.shared.artifacts.model import open_model
-from components.shared.errors import ParamsError
+from components.shared.errors import DeviceError, ParamsError
 from components.shared.params.types import LayerSpec
+from components.train.checkpoints.resume import Found
 from components.train.compiling import choose_compiling, flops_of_training
+from components.train.measured_precision import measure
+from components.train.precision import Measured, Precision, PrecisionName, best_of
+from components.train.state import manifest_of, restore, state_of
 from components.train.train import train
 from tests.configs import layer
 from tests.examples import small
@@ -43,6 +50,154 @@ def table_of(frozen: int = 0) -> LayerTable:
 )
 def test_what_is_not_computed_is_not_counted(frozen: int, products: int) -> None:
     assert flops_of_training(table_of(frozen)) == 2 * products
+
+
+def measured(fp32: float, tf32: float, bf16: float, rounding: float = 0.02) -> dict[PrecisionName, Measured]:
+    return {"fp32": Measured(fp32, 0.0), "tf32": Measured(tf32, rounding / 8), "bf16": Measured(bf16, rounding)}
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (measured(174_900, 170_000, 126_600), "fp32"),  # an H100, small images
+        (measured(756, 2_000, 3_470), "bf16"),  # a ResNet-50
+        (measured(100, 195, 210), "tf32"),  # within a tenth of the fastest, and more exact
+        (measured(100, 105, 110), "fp32"),
+        (measured(100, 105, 112), "tf32"),
+        (measured(100, 150, 300, rounding=1.1), "tf32"),
+        (measured(100, 150, 300, rounding=9.0), "fp32"),
+        (measured(100, 150, 300, rounding=math.nan), "fp32"),
+        ({"fp32": Measured(100, 0.0), "bf16": Measured(300, 0.05)}, "bf16"),
+    ],
+)
+def test_the_most_exact_of_the_fastest_is_taken(found: dict[PrecisionName, Measured], expected: str) -> None:
+    precision = best_of(found)
+    assert precision.name == expected
+    assert all(f"{name} {each.rate:,.0f} images/s" in precision.reason for name, each in found.items())
+
+
+def test_the_reason_has_rates_and_rounding() -> None:
+    assert best_of(measured(756, 2_000, 3_470, rounding=1.2)).reason == (
+        "measured: fp32 756 images/s, tf32 2,000 images/s, rounding 0.15 of what images differ by, "
+        "bf16 3,470 images/s, rounding 1.2 of what images differ by, which is too much"
+    )
+
+
+class Clock:
+    """Time as a measuring of precision sees it: each forward pass in a precision takes as long as the test says."""
+
+    def __init__(self, network: nn.Module, fp32: float, bf16: float) -> None:
+        self.now, self.passes = 0.0, {torch.float32: 0, torch.bfloat16: 0}
+        self._seconds = {torch.float32: fp32, torch.bfloat16: bf16}
+        network.register_forward_hook(self._count)
+
+    def _count(self, module: nn.Module, given: Any, output: Tensor) -> None:
+        self.passes[output.dtype] += 1
+        self.now += self._seconds[output.dtype]
+
+    def __deepcopy__(self, _: Any) -> Clock:
+        return self  # the hook of a copy is the copy's
+
+    def __call__(self, device: torch.device) -> float:
+        return self.now
+
+
+DRAWS: list[dict[str, Any]] = [*PLAIN_ARCH, layer("BatchNorm2d", num_features=8), layer("Dropout", p=0.5)]
+
+
+@pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True, "flip_images": True}])
+def test_measuring_leaves_a_run_as_it_is(dataset: Path, changes: dict[str, Any]) -> None:
+    plain, other = (trainer_of(dataset, net_arch=DRAWS, **changes) for _ in range(2))
+    before = torch.get_rng_state()
+
+    found = measure(other, ("fp32", "bf16"), 1_000, lambda _: time.perf_counter())
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not isinstance(found, str)
+    assert (found["fp32"].rounding, list(found)) == (0.0, ["fp32", "bf16"])
+    assert 1e-4 < found["bf16"].rounding < 0.1
+    assert found["bf16"].rate > 0 < found["fp32"].rate
+    losses = []
+    for trainer in (plain, other):
+        torch.set_rng_state(before)
+        losses.append(epochs(trainer, 2))
+    assert losses[0] == losses[1]
+    assert all(torch.equal(one, another) for one, another in zip(weights(plain), weights(other), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("fp32", "allowed", "passes"),
+    [
+        (1.5, 1_000, (10, 10)),  # one before the nine that are timed
+        (10.0, 1_000, (4, 10)),  # far slower: no second turn
+        (1.5, 8, (4, 4)),
+        (10.0, 3, "it would take more than 1% of the run"),
+    ],
+)
+def test_measuring_ends_in_time(dataset: Path, fp32: float, allowed: float, passes: tuple[int, int] | str) -> None:
+    trainer = trainer_of(dataset)
+    clock = Clock(trainer.network, fp32, 1.0)
+
+    found = measure(trainer, ("fp32", "bf16"), allowed, clock)
+
+    if isinstance(passes, str):
+        assert found == passes
+        return
+    assert not isinstance(found, str)
+    assert tuple(clock.passes.values()) == passes
+    assert [each.rate for each in found.values()] == pytest.approx([32 / fp32, 32.0])
+
+
+def test_what_does_not_fit_in_memory_is_not_measured(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_of(dataset)
+
+    def full(*args: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer, "read_batches", full)
+    assert measure(trainer, ("fp32", "bf16"), 1_000, lambda _: 0.0) == "it does not fit in memory"
+
+
+def test_tf32_on_the_cpu_is_refused(dataset: Path) -> None:
+    with pytest.raises(DeviceError, match=r'"tf32" was asked for, and cpu has none; set precision to "auto" or "fp32"'):
+        trainer_of(dataset, precision="tf32")
+
+
+@pytest.mark.parametrize("name", ["tf32", "fp32", "bf16"])
+def test_the_flags_of_tf32_are_set_together(name: PrecisionName) -> None:
+    flags: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    before = [each.allow_tf32 for each in flags]
+    try:
+        Precision(name, "").set_flags()
+        assert [each.allow_tf32 for each in flags] == [name == "tf32"] * 2
+        assert torch.get_float32_matmul_precision() == ("high" if name == "tf32" else "highest")
+    finally:
+        for each, allowed in zip(flags, before, strict=True):
+            each.allow_tf32 = allowed
+
+
+@pytest.mark.parametrize(
+    ("kept", "asked", "expected"),
+    [
+        ("bf16", "auto", Precision("bf16", "as in the checkpoint")),
+        ("tf32", "auto", Precision("fp32", "the checkpoint's tf32 is not on this device")),
+        ("bf16", "fp32", Precision("fp32", "as precision says")),
+        (None, "auto", Precision("fp32", "on the CPU")),  # of 0.9 or earlier
+    ],
+)
+def test_a_resumed_run_keeps_its_precision(
+    dataset: Path, kept: PrecisionName | None, asked: str, expected: Precision
+) -> None:
+    first, then = (trainer_of(dataset, precision=asked) for _ in range(2))
+    if kept is not None:
+        first.training_step.precision = Precision(kept, "measured")
+    state = state_of(first)
+    if kept is None:
+        del state["precision"]
+
+    restore(then, Found(manifest_of(first, "0" * 64), state), logging.getLogger())
+
+    assert then.precision == expected
 
 
 def seen_dtypes(network_layer: nn.Module) -> set[tuple[bool, torch.dtype]]:

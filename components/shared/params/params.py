@@ -232,8 +232,8 @@ class Params(WrittenParams):
     precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
         "auto",
         description="What the network computes in; weights are float32. auto: fp32 on the CPU; on a GPU bf16, or in a "
-        "long run the fastest that rounds a batch's gradient by at most a tenth of what another batch changes. Only a "
-        "named one gives the same bytes in every run.",
+        "long run the fastest that rounds the losses of images by less than they differ, as measured before the first "
+        "step. Only a named one gives the same bytes in every run.",
     )
     compile: Literal["auto", "always", "never"] = Field(
         "auto", description="torch.compile of the network: auto only on a GPU, for runs long enough to pay for it."
