@@ -87,6 +87,8 @@ CASES: dict[str, dict[str, Any]] = {
             transform("ColorJitter", brightness=0.3, contrast=0.2),
         ],
     },
+    "parts of stored images, mixed": MIXED
+    | {"image_height": 6, "image_width": 6, "stored_height": 8, "stored_width": 8, "data_placement": "host"},
     "another loss": {"loss": {"class": "torch.nn.BCEWithLogitsLoss"}, "shuffle_dataset": False, "batch_size": 60},
 }
 
