@@ -78,7 +78,8 @@ def _without_compiler(cls: type[Optimizer]) -> type[Optimizer]:
 
     names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
     own = {name: inspect.unwrap(getattr(cls, name)) for name in names}
-    return type(cls.__name__, (cls,), own | {"step": step, "__doc__": cls.__doc__})
+    own |= {"__module__": cls.__module__, "__doc__": cls.__doc__}  # whether it is torch's is asked elsewhere
+    return type(cls.__name__, (cls,), own | {"step": step})
 
 
 def as_long_as(spec: ScheduleSpec, epochs: int, steps_per_epoch: int = 1) -> ScheduleSpec:
