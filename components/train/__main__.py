@@ -13,6 +13,7 @@ from components.shared.params.params import Params
 from components.shared.process_group import Outcome
 from components.shared.run import step_run
 from components.shared.step import Reported
+from components.train.garbage import collect_rarely
 from components.train.launch import IN_PIPELINE, RESTARTS, Launch, begin_member
 
 DOCKER = """\
@@ -104,6 +105,7 @@ def _parser(*, is_trial: bool) -> CommandParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    collect_rarely()
     if not begin_member():
         return EXIT_OK
     if arguments[:1] == [IN_PIPELINE]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import struct
 import time
 import warnings
 from collections.abc import Mapping
@@ -12,10 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import google_crc32c
+
 from components.classifier.inference import Predictions
 from components.shared.artifacts.model import EpochRecord, ModelManifest, Speed
 from components.shared.files import Output, naming
-from components.shared.html.page import fixed, percent, rate, render, training_view
 from components.train.speed import speed_facts, time_shares
 
 # Each class has a precision-recall curve of its own; beyond this many nobody looks at them one by one.
@@ -27,8 +29,8 @@ _OPEN_ROWS = 30
 class Curves:
     """Writes a TensorBoard event file into a directory, replacing an earlier run's; use as a context manager.
 
-    Events are torch's, records are tensorboard's; the file is written here, because the thread that tensorboard's own
-    writer has prints a traceback where the disk is full.
+    Events are tensorboard's; the file is written here, because the thread that tensorboard's own writer has prints a
+    traceback where the disk is full, and its writer of records imports boto3 and half of TensorFlow's stand-in, 0.3 s.
 
     Raises:
         OSError: The file cannot be written; with its name.
@@ -42,17 +44,13 @@ class Curves:
     def __enter__(self) -> Self:
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir(parents=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations inside tensorboard's own imports
-            # 0.7 s, paid once training is certain to start
-            from tensorboard.compat.proto.event_pb2 import Event
-            from tensorboard.summary.writer.record_writer import RecordWriter
-            from torch.utils.tensorboard import summary
+        # Paid once training is certain to start.
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
 
-        self._event, self._summary = Event, summary
+        self._event, self._summary = Event, Summary
         self._stream = self._file.open("wb", buffering=0)
         self._output = Output(self._stream)
-        self._records = RecordWriter(self._output)
         try:
             self._write(file_version="brain.Event:2")
         except OSError:
@@ -66,14 +64,17 @@ class Curves:
         self._stream.close()
 
     def _write(self, **content: Any) -> None:
-        self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
+        record = self._event(wall_time=time.time(), **content).SerializeToString()
+        # As TensorFlow has it: the length, its checksum, the record, its checksum.
+        length = struct.pack("<Q", len(record))
+        self._output.write(length + _masked_checksum(length) + record + _masked_checksum(record))
         with naming(self._file):
             self._output.check()
 
     def _scalars(self, scalars: Mapping[str, float | None], step: int) -> None:
         for tag, value in scalars.items():
             if value is not None:
-                self._write(summary=self._summary.scalar(tag, value), step=step)  # type: ignore[no-untyped-call]
+                self._write(summary=self._summary(value=[self._summary.Value(tag=tag, simple_value=value)]), step=step)
 
     def epoch(self, record: EpochRecord, split: str) -> None:
         """Add an epoch's scalars; `split` names the evaluated split."""
@@ -94,11 +95,21 @@ class Curves:
 
     def precision_recall(self, predictions: Predictions, classes: list[str], epoch: int) -> None:
         """Add a precision-recall curve of every class; `predictions` have every class's probability."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations inside tensorboard's own imports
+            from torch.utils.tensorboard.summary import pr_curve  # 0.3 s, of no use before there are predictions
+
         assert predictions.probabilities is not None  # noqa: S101 - for the type checker
         for index, name in enumerate(classes[:MAX_CURVES]):
             truths, shares = predictions.labels == index, predictions.probabilities[:, index]
-            curve = self._summary.pr_curve(f"precision_recall/{name}", truths, shares)  # type: ignore[no-untyped-call]
+            curve = pr_curve(f"precision_recall/{name}", truths, shares)  # type: ignore[no-untyped-call]
             self._write(summary=curve, step=epoch)
+
+
+def _masked_checksum(data: bytes) -> bytes:
+    """TensorFlow's CRC-32C: one of a text that has checksums in it would be of little use."""
+    checksum = google_crc32c.value(data)
+    return struct.pack("<I", ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def render_learning_curves(manifest: ModelManifest) -> str:
@@ -106,6 +117,8 @@ def render_learning_curves(manifest: ModelManifest) -> str:
 
     It is below 300 kB however many epochs there are: lines and rows beyond what can be seen are thinned out.
     """
+    from components.shared.html.page import fixed, percent, rate, render, training_view  # Jinja2, when it is needed
+
     selection, origin, history = manifest.selection, manifest.provenance, manifest.history
     return render(
         "train/learning_curves.html",

@@ -23,6 +23,7 @@ from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, ParamsError, Probl
 from components.shared.params.params import Params
 from components.shared.params.types import LayerSpec
 from components.shared.text import shortened
+from components.train.garbage import collect_rarely
 
 # Below the training that it runs beside.
 _NICENESS = 10
@@ -128,6 +129,7 @@ def _keep_last_line(stream: IO[bytes], last: deque[bytes]) -> None:
 def main() -> int:
     """Export one graph, as the process beside a training."""
     os.nice(_NICENESS)
+    collect_rarely()
     request: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as output:

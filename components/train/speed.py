@@ -18,7 +18,6 @@ import torch
 from components.classifier.device import is_out_of_memory
 from components.classifier.images import ResidentImages
 from components.shared.artifacts.model import TIME_SHARES, Speed
-from components.shared.html.page import percent, rate
 from components.shared.seeds import derived_seed
 from components.train.timing import Timing
 from components.train.trainer import Trainer
@@ -201,6 +200,8 @@ def _constant_steps(trainer: Trainer, take: Callable[[], object]) -> Generator[i
 
 def speed_facts(speed: Speed) -> list[tuple[str, str]]:
     """What training did, and what part of its bound that is, or why that is not known."""
+    from components.shared.html.page import percent, rate  # Jinja2, when it is needed
+
     data = {"resident": "on the device", "mapped": "on the host's disk, mapped"}.get(speed.data, speed.data)
     made = f"{'' if speed.compiled else 'not '}compiled{', captured' if speed.captured else ''}"
     how = f"{speed.precision}, {made}, images {data}, processes: {speed.processes}"
@@ -224,6 +225,8 @@ def time_shares(speed: Speed) -> list[tuple[str, float]]:
 
 def speed_lines(speed: Speed) -> list[str]:
     """The report in two lines, for a log; one where the parts of the wall time are not known."""
+    from components.shared.html.page import percent  # Jinja2, when it is needed
+
     shares = ", ".join(f"{name} {percent(share, 1)}" for name, share in time_shares(speed))
     report = "; ".join(" ".join(fact) for fact in speed_facts(speed))
     return [f"speed: {report}", *([f"time: {shares}"] if shares else [])]

@@ -33,6 +33,7 @@ from components.shared.step import Reported, StepFailed, StepRecord, run_step, s
 from components.shared.storage.location import AnyPath, Location, parse_location
 from components.train.checkpoints.format import list_checkpoints
 from components.train.checkpoints.resume import Checkpoints, of_another_length, require_alone, training_id
+from components.train.garbage import collect_rarely
 from components.train.graph_export import GraphExport
 from components.train.launch import IN_PIPELINE, Launch
 
@@ -73,6 +74,7 @@ class PipelineStep:
             StepFailed: A SystemExit with the step's exit code; the reason is logged.
         """
         end_with_run()
+        collect_rarely()
         parsed = cache(lambda: parse(*read_raw(self.params)))
         run = run_of_artifact(self.model_uri)
         with suppress(InputError):  # which is reported where the step begins

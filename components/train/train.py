@@ -26,7 +26,6 @@ from components.train.curves import Curves
 from components.train.graph_export import GraphExport
 from components.train.group import Agreement, Group, join_group, loss_before_signal
 from components.train.memory import explaining_out_of_memory
-from components.train.model_files import commit_model, selection_of, write_weights
 from components.train.progress import TrainingProgress
 from components.train.speed import measure_speed, speed_lines
 from components.train.start import TrainingInputs, check_inputs, count_parameters, start_trainer
@@ -143,6 +142,9 @@ def train(
             # If it was this process that got the signal, its own handler raises it when this block is left.
             group.ends_together = True
             raise Terminated
+        # ONNX, its runtime and Jinja2: nothing before needs them.
+        from components.train.model_files import commit_model, selection_of, write_weights
+
         files = group.together(
             lambda: (
                 write_weights(writer, trainer, inputs, graph, loop.end_if_interrupted, _log)
