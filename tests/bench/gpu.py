@@ -174,7 +174,8 @@ def resnet(bench: Bench) -> Iterator[Ratio | str]:
     answer = bench.ask("ours", ours)
     trained, evaluated = 4096 * answer["epochs"], 2 * 512  # after the last epoch, and with the best weights
     shares = answer["shares"]
-    training = sum(shares[part] for part in ("data", "forward_backward", "optimiser"))
+    parts = ("data", "forward_backward", "optimiser", "captured_step")
+    training = sum(shares.get(part, 0.0) for part in parts)
     mine, theirs = [shares["evaluation"] / evaluated], [training / trained]
     yield _ratio("ResNet-50: an image evaluated / trained", mine, theirs, "of time", Bar(1, at_most=True))
     hosted = request | {"params": options | {"data_placement": "host"}}
