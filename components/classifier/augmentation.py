@@ -25,6 +25,7 @@ from components.classifier.color_transforms import COLOR_KERNELS
 from components.classifier.crops import random_crops
 from components.classifier.image_operations import OPERATION_KERNELS
 from components.classifier.resized_crop import is_resizable, random_resized_crop
+from components.classifier.warps import WARP_KERNELS
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.types import TransformSpec
 from components.shared.text import first_line
@@ -262,12 +263,14 @@ def _classes(names: str) -> frozenset[type]:
     return frozenset(getattr(v2, name) for name in names.split())
 
 
-_KERNELS = {**KERNELS, **COLOR_KERNELS, **AUTO_KERNELS, **OPERATION_KERNELS}
+_KERNELS = {**KERNELS, **COLOR_KERNELS, **AUTO_KERNELS, **OPERATION_KERNELS, **WARP_KERNELS}
 _KERNELS[v2.RandomResizedCrop] = random_resized_crop
 # Whether a kernel has a transform's arguments.
 _IF: dict[type, Callable[[Any], bool]] = {
     **dict.fromkeys(AUTO_KERNELS, is_known),
-    **dict.fromkeys((v2.RandomAffine, v2.RandomRotation), lambda transform: affine_mode(transform) is not None),
+    **dict.fromkeys(
+        (v2.RandomAffine, v2.RandomRotation, *WARP_KERNELS), lambda transform: affine_mode(transform) is not None
+    ),
     v2.RandomResizedCrop: is_resizable,
 }
 # Nothing random, or nothing but whether they are applied; torchvision's own kernels take batches.
@@ -276,7 +279,9 @@ _SOMETIMES = _classes(
     "RandomAdjustSharpness RandomAutocontrast RandomEqualize RandomGrayscale RandomHorizontalFlip RandomInvert "
     "RandomPosterize RandomSolarize RandomVerticalFlip"
 )
-# Without a batched equivalent, but what they make has one shape and the dtype it had, whatever chance does.
+# Random also in what they do.
+_WITH_CHANCE = _classes("RandomErasing RandomPerspective")
+# What they make has one shape and the dtype it had, whatever chance does, also where it is made image by image.
 _UNIFORM = _classes(
     "AugMix AutoAugment ElasticTransform JPEG RandAugment RandomPerspective RandomPhotometricDistort RandomResizedCrop "
     "Resize TrivialAugmentWide"
@@ -293,7 +298,7 @@ def batched(transform: Any, device: torch.device) -> Batched | None:
         if (is_able := _IF.get(kind)) is not None and not is_able(transform):
             return None
         kernel: Batched = partial(_KERNELS.get(kind, _by_torchvision), transform)
-        return _sometimes([kernel], transform.p) if kind in _SOMETIMES or kind is v2.RandomErasing else kernel
+        return _sometimes([kernel], transform.p) if kind in _SOMETIMES | _WITH_CHANCE else kernel
     if kind not in (v2.Compose, v2.RandomApply, v2.RandomChoice, v2.RandomOrder):
         return None
     parts = [part for inner in transform.transforms if (part := batched(inner, device)) is not None]

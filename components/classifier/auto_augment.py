@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from components.classifier.batched_transforms import affine_mode
+from components.classifier.batched_transforms import affine_mode, per_image
 from components.classifier.image_operations import OPERATIONS, operated
 
 # AutoAugment knows that many magnitudes of each operation.
@@ -28,23 +28,23 @@ class _Space(NamedTuple):
     signed: Tensor
 
 
-def _spaces(transform: Any) -> Mapping[str, tuple[Callable[[int, int, int], Tensor | None], bool]]:
-    space: Mapping[str, tuple[Callable[[int, int, int], Tensor | None], bool]] = transform._AUGMENTATION_SPACE
-    return space
+def _spaces(transform: Any, is_whole: bool) -> Mapping[str, tuple[Callable[[int, int, int], Tensor | None], bool]]:
+    space: Any = transform._AUGMENTATION_SPACE if is_whole else transform._PARTIAL_AUGMENTATION_SPACE
+    return cast("Mapping[str, tuple[Callable[[int, int, int], Tensor | None], bool]]", space)
 
 
 def is_known(transform: Any) -> bool:
     """Whether the kernels have what an automatic augmentation may do to an image."""
     # Of a single bin torchvision divides by 0.
     bins = getattr(transform, "num_magnitude_bins", _MAGNITUDES)
-    return affine_mode(transform) is not None and bins > 1 and set(_spaces(transform)) <= set(OPERATIONS)
+    return affine_mode(transform) is not None and bins > 1 and set(_spaces(transform, True)) <= set(OPERATIONS)
 
 
 @cache
-def _space(kind: Any, bins: int, size: tuple[int, int], device: torch.device) -> _Space:
+def _space(kind: Any, is_whole: bool, bins: int, size: tuple[int, int], device: torch.device) -> _Space:
     # Once for each size of images: nothing is copied to a device while a step is made.
-    numbers, magnitudes, signed = [], torch.zeros(len(_spaces(kind)), bins, dtype=torch.float64), []
-    for row, (name, (made, is_signed)) in enumerate(_spaces(kind).items()):
+    numbers, magnitudes, signed = [], torch.zeros(len(_spaces(kind, is_whole)), bins, dtype=torch.float64), []
+    for row, (name, (made, is_signed)) in enumerate(_spaces(kind, is_whole).items()):
         numbers.append(OPERATIONS.index(name))
         signed.append(is_signed)
         if (values := made(bins, *size)) is not None:
@@ -54,7 +54,7 @@ def _space(kind: Any, bins: int, size: tuple[int, int], device: torch.device) ->
 
 def _space_for(transform: Any, images: Tensor, bins: int) -> _Space:
     kind: Any = type(transform)
-    return _space(kind, bins, (images.shape[2], images.shape[3]), images.device)
+    return _space(kind, getattr(transform, "all_ops", True), bins, (images.shape[2], images.shape[3]), images.device)
 
 
 def _drawn(below: int, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -116,7 +116,33 @@ def _auto_augment(transform: Any, images: Tensor, generator: torch.Generator) ->
     return images
 
 
+def _aug_mix(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
+    """The image and several chains of operations on it, mixed by shares that are drawn."""
+    space, mode = _space_for(transform, images, _MAGNITUDES), str(affine_mode(transform))
+    fixed, count = transform.chain_depth, len(images)
+
+    def shares(of: int) -> Tensor:
+        alphas = torch.full((count, of), transform.alpha, dtype=torch.float32, device=images.device)
+        return torch._sample_dirichlet(alphas, generator)
+
+    kept, mixed = shares(2).unbind(1)
+    weights = shares(transform.mixture_width) * mixed.unsqueeze(1)
+    mix = per_image(kept) * images
+    for chain in range(transform.mixture_width):
+        depth = None if fixed > 0 else 1 + _drawn(3, images, generator)
+        done = images
+        for turn in range(fixed if fixed > 0 else 3):
+            row = _drawn(len(space.numbers), images, generator)
+            bins = _drawn(transform.severity, images, generator)
+            magnitudes = _signed(space.magnitudes[row, bins], space.signed[row], generator)
+            numbers = space.numbers[row] if depth is None else torch.where(turn < depth, space.numbers[row], 0)
+            done = operated(done, numbers, magnitudes, mode, transform.fill)
+        mix.add_(per_image(weights[:, chain]) * done)
+    return mix.to(images.dtype)  # cut and not rounded, as torchvision has it
+
+
 AUTO_KERNELS: dict[type, Callable[[Any, Tensor, torch.Generator], Tensor]] = {
+    v2.AugMix: _aug_mix,
     v2.AutoAugment: _auto_augment,
     v2.RandAugment: _rand_augment,
     v2.TrivialAugmentWide: _trivial_augment,

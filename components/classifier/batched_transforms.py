@@ -41,6 +41,13 @@ def uniform(count: int, bounds: tuple[float, float], generator: torch.Generator)
     return drawn.to(torch.float64)
 
 
+@cache
+def logarithms(ratio: tuple[float, float]) -> tuple[float, float]:
+    """Of both bounds, in float32, as torchvision has them."""
+    low, high = torch.log(torch.tensor(ratio)).tolist()
+    return low, high
+
+
 def orders(count: int, length: int, generator: torch.Generator) -> Tensor:
     """A permutation for each image, each equally likely: int64, shape (count, length)."""
     return torch.rand(count, length, generator=generator, device=generator.device, dtype=torch.float64).argsort(1)
@@ -102,10 +109,11 @@ def where_each(changes: Sequence[tuple[Tensor, Change]], images: Tensor) -> Tens
         which = chosen.nonzero().squeeze(1)
         if len(which) == len(images) <= most:
             return change(images, slice(None))
-        for some in torch.split(which, most):
-            if len(some):
-                done = images.clone() if done is images else done
-                done[some] = change(images[some], some)
+        # One image is a view, which is read and written without indexing.
+        ones = [slice(index, index + 1) for index in which.tolist()] if most == 1 else torch.split(which, most)
+        for some in ones if len(which) else ():
+            done = images.clone() if done is images else done
+            done[some] = change(images[some], some)
     return done
 
 
@@ -128,7 +136,7 @@ def _crop(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
 
 def _erasing(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
     """One rectangle each, none where ten tries found none that fits."""
-    low, high = torch.log(torch.tensor(transform.ratio)).tolist()  # in float32, as torchvision has them
+    low, high = logarithms(tuple(transform.ratio))
     count, channels, height, width = images.shape
     area = height * width * uniform(count * _TRIES, transform.scale, generator).view(count, _TRIES)
     # The exponential in float32, the rest in float64, as torchvision does; sides rounded half to even.
@@ -207,12 +215,12 @@ def sampled(images: Tensor, rows: Sequence[Sequence[Tensor]], mode: str, fill: A
     (height, width), kind = images.shape[2:], working_dtype(images)
     x = torch.linspace((1.0 - width) * 0.5, (width - 1.0) * 0.5, width, device=images.device).view(1, 1, -1)
     y = torch.linspace((1.0 - height) * 0.5, (height - 1.0) * 0.5, height, device=images.device).view(1, -1, 1)
-    grid = []
-    for row, size in zip(rows, (width, height), strict=True):
+    grid = torch.empty(len(images), height, width, 2, dtype=kind, device=images.device)
+    for axis, (row, size) in enumerate(zip(rows, (width, height), strict=True)):
         # By sums and not by a matrix product, which a GPU may round to TF32: 2^-11 of an image's side.
         a, b, c = ((value.to(kind) / (0.5 * size)).view(-1, 1, 1) for value in row)
-        grid.append(x.to(kind) * a + y.to(kind) * b + c)
-    return read_at(images, torch.stack(grid, dim=3), mode, fill)
+        torch.add(x.to(kind) * a, y.to(kind) * b, out=grid[..., axis]).add_(c)
+    return read_at(images, grid, mode, fill)
 
 
 def read_at(images: Tensor, grid: Tensor, mode: str, fill: Any) -> Tensor:
@@ -251,11 +259,15 @@ def inverse_rows(
 
 
 def _blur(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
-    """One sigma an image, the kernel along rows and then along columns."""
-    sigma, kind = uniform(len(images), transform.sigma, generator), working_dtype(images)
-    across, down = transform.kernel_size
+    sigma = uniform(len(images), transform.sigma, generator)
+    return rounded_like(blurred(images, transform.kernel_size, (sigma, sigma)), images)
+
+
+def blurred(images: Tensor, kernel_size: Sequence[int], sigmas: Sequence[Tensor]) -> Tensor:
+    """Torchvision's ``gaussian_blur_image``, floats, with sigmas along x and y, shape (batch,): rows, then columns."""
+    kind, (across, down) = working_dtype(images), kernel_size
     current = F.pad(images.to(kind), (across // 2, across // 2, down // 2, down // 2), mode="reflect")
-    for dim, size in ((3, across), (2, down)):
+    for dim, size, sigma in ((3, across, sigmas[0]), (2, down, sigmas[1])):
         # After torchvision's _get_gaussian_kernel1d.
         limit = (size - 1) / (2.0 * math.sqrt(2.0))
         offsets = torch.linspace(-limit, limit, size, dtype=kind, device=sigma.device)
@@ -265,7 +277,7 @@ def _blur(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
         for start in range(1, size):
             total.addcmul_(current.narrow(dim, start, length), per_image(weights[:, start]))
         current = total
-    return rounded_like(current, images)
+    return current
 
 
 def _noise(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -280,7 +292,11 @@ def _noise(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor
 
 
 def _channel_permutation(_transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
-    order = orders(len(images), images.shape[1], generator)
+    return permuted(images, orders(len(images), images.shape[1], generator))
+
+
+def permuted(images: Tensor, order: Tensor) -> Tensor:
+    """Images with their channels in another order, shape (batch, channels)."""
     return images.gather(1, order.view(*order.shape, 1, 1).expand(images.shape))
 
 

@@ -11,7 +11,15 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from components.classifier.batched_transforms import Which, orders, per_image, uniform, where_chosen, working_dtype
+from components.classifier.batched_transforms import (
+    Which,
+    orders,
+    per_image,
+    permuted,
+    uniform,
+    where_chosen,
+    working_dtype,
+)
 
 
 def white_of(images: Tensor) -> int:
@@ -103,4 +111,33 @@ def _rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     return torch.where(share > 0, mixed, value)
 
 
-COLOR_KERNELS: dict[type, Callable[[Any, Tensor, torch.Generator], Tensor]] = {v2.ColorJitter: _colour_jitter}
+def _photometric_distort(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each part with its probability, contrast before saturation and hue or after them, channels in another order."""
+    count, is_gray = len(images), images.shape[1] == 1
+
+    def is_met(chance: float) -> Tensor:
+        return torch.rand(count, generator=generator, device=images.device) < chance
+
+    names = ("brightness", "contrast", "saturation", "hue")
+    chosen = {name: is_met(transform.p) for name in names}
+    factors = {name: uniform(count, getattr(transform, name), generator) for name in names}
+    is_early = is_met(0.5)
+    for name, due in (
+        ("brightness", chosen["brightness"]),
+        ("contrast", chosen["contrast"] & is_early),
+        ("saturation", chosen["saturation"]),
+        ("hue", chosen["hue"]),
+        ("contrast", chosen["contrast"] & ~is_early),
+    ):
+        if is_gray and name in ("saturation", "hue"):
+            continue
+        change = partial(_blended, due={name: due}, factors=factors)
+        images = where_chosen(due, images, partial(_hue_shifted, shift=factors["hue"]) if name == "hue" else change)
+    order = orders(count, images.shape[1], generator)
+    return where_chosen(is_met(transform.p), images, lambda some, which: permuted(some, order[which]))
+
+
+COLOR_KERNELS: dict[type, Callable[[Any, Tensor, torch.Generator], Tensor]] = {
+    v2.ColorJitter: _colour_jitter,
+    v2.RandomPhotometricDistort: _photometric_distort,
+}

@@ -146,9 +146,10 @@ def _posterize(tones: Tensor, _images: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def _solarize(tones: Tensor, _images: Tensor, magnitude: Tensor) -> Tensor:
-    kind = working_dtype(tones)
-    threshold = (magnitude * white_of(tones)).to(kind)
-    return torch.where(tones.to(kind) >= threshold, _invert(tones, tones, magnitude), tones)
+    threshold = (magnitude * white_of(tones)).to(working_dtype(tones))
+    if not tones.is_floating_point():
+        threshold = threshold.ceil_().to(tones.dtype)
+    return torch.where(tones >= threshold, _invert(tones, tones, magnitude), tones)
 
 
 def _autocontrast(tones: Tensor, images: Tensor, _magnitude: Tensor) -> Tensor:
@@ -170,8 +171,9 @@ def _equalize(tones: Tensor, images: Tensor, _magnitude: Tensor) -> Tensor:
     table = (below - counts + step // 2).div_(step.clamp(min=1), rounding_mode="floor").clamp_(0, 255)
     # Darkest stays darkest, and images with less than 255 pixels besides their brightest stay as they are.
     table = torch.where(step > 0, table.masked_fill_(known == 0, 0), known).to(torch.uint8)
-    found = tv.to_dtype(tones, torch.uint8, scale=True)
-    done = table.gather(2, found.flatten(2).to(torch.int64)).view(tones.shape)
+    if tones is not images:
+        pixels = tones.flatten(2).to(torch.int64)
+    done = table.gather(2, pixels).view(tones.shape)
     return done if tones.dtype is torch.uint8 else tv.to_dtype(done, tones.dtype, scale=True)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from components.classifier.batched_transforms import host_can_count, rounded_like, uniform
+from components.classifier.batched_transforms import host_can_count, logarithms, rounded_like, uniform
 
 # How often torchvision tries to find a window that fits.
 _TRIES = 10
@@ -38,7 +38,7 @@ def is_resizable(transform: Any) -> bool:
 def random_resized_crop(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
     """A window for each image, resized to the transform's size."""
     top, left, height, width = random_windows(
-        transform.scale, transform.ratio, (images.shape[2], images.shape[3]), len(images), generator
+        transform.scale, tuple(transform.ratio), (images.shape[2], images.shape[3]), len(images), generator
     )
     size = list(transform.size)
     if host_can_count(images.device):
@@ -65,10 +65,9 @@ def random_windows(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Top, left, height and width for each image, int64: the first of ten that fits, else one in the middle."""
     height, width = size
-    low, high = torch.log(torch.tensor(ratio)).tolist()  # in float32, as torchvision has them
     area = height * width * uniform(count * _TRIES, scale, generator).view(count, _TRIES)
     # The exponential in float32, the rest in float64, as torchvision does; sides rounded half to even.
-    shape = uniform(count * _TRIES, (low, high), generator).view(count, _TRIES)
+    shape = uniform(count * _TRIES, logarithms(ratio), generator).view(count, _TRIES)
     shape = shape.to(torch.float32).exp_().to(torch.float64)
     columns, rows = (area * shape).sqrt_().round_(), (area / shape).sqrt_().round_()
     fits = (columns > 0) & (columns <= width) & (rows > 0) & (rows <= height)

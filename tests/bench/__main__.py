@@ -39,6 +39,7 @@ ROWS = {
     "q": "prediction.prediction_rates",
     "r": "prediction.first_prediction",
     "s": "evaluation.evaluation_rates",
+    "t": "transforms.transform_rates",
 }
 
 

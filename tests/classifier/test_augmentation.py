@@ -39,8 +39,9 @@ def noise(count: int, shape: tuple[int, int, int] = (8, 8, 1), seed: int = 0) ->
 
 
 INVERT = transform("RandomInvert", p=1)
-# At a distortion of 0 it is there, and changes nothing.
-STRAIGHT = transform("RandomPerspective", distortion_scale=0, p=1)
+# At a distortion of 0 it is there, and changes nothing; with a fill by types of images it is torchvision's to apply.
+SINGLY = {"fill": {"others": 0}}
+STRAIGHT = transform("RandomPerspective", distortion_scale=0, p=1, **SINGLY)
 FIXED: list[Entry] = [
     INVERT,
     STRAIGHT,
@@ -70,7 +71,7 @@ def test_any_mixture_without_chance_is_image_by_image_to_the_bit(entries: list[E
     [
         ([INVERT, transform("RandomErasing")], ["RandomInvert, RandomErasing run batched"]),
         (
-            [INVERT, STRAIGHT, transform("AugMix"), INVERT, transform("RandomCrop", size=8, padding=1)],
+            [INVERT, STRAIGHT, transform("AugMix", **SINGLY), INVERT, transform("RandomCrop", size=8, padding=1)],
             [
                 "RandomInvert runs batched",
                 "RandomPerspective, AugMix run image by image",
@@ -108,7 +109,7 @@ def test_the_log_says_what_runs_how(entries: list[Entry], runs: list[str]) -> No
 def test_trying_out_takes_nothing_from_the_runs_random_numbers() -> None:
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
-    augmentation(transform("RandomRotation", degrees=30), transform("RandomPerspective"), INVERT)
+    augmentation(transform("RandomRotation", degrees=30), transform("RandomPerspective", **SINGLY), INVERT)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -122,7 +123,7 @@ def test_batched_transforms_draw_from_the_generator_and_the_others_from_torch() 
     assert torch.equal(batched(images, generator(1)), first)
     assert not torch.equal(batched(images, generator(2)), first)
 
-    singly = augmentation(transform("RandomPerspective"))
+    singly = augmentation(transform("RandomPerspective", **SINGLY))
     torch.manual_seed(0)
     first = singly(images, generator(1))
     assert not torch.equal(singly(images, generator(1)), first)
@@ -133,7 +134,7 @@ def test_batched_transforms_draw_from_the_generator_and_the_others_from_torch() 
 def test_a_mixture_of_both_is_distributed_as_image_by_image() -> None:
     entries = [
         transform("RandomCrop", size=[3, 2], padding=1),
-        transform("RandomPerspective", p=0.5),
+        transform("RandomPerspective", p=0.5, **SINGLY),
         transform("RandomInvert", p=0.3),
     ]
     images = noise(1, (3, 2, 1)).expand(1500, -1, -1, -1)

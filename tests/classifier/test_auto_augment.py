@@ -52,6 +52,8 @@ def tilt(images: Tensor) -> Tensor:
         v2.AutoAugment(),
         v2.AutoAugment(CIFAR10),
         v2.AutoAugment(SVHN, fill=100),
+        v2.AugMix(),
+        v2.AugMix(10, mixture_width=2, chain_depth=1, alpha=0.4, all_ops=False, interpolation="nearest", fill=7),
     ],
     ids=repr,
 )

@@ -8,10 +8,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import v2
 
 from components.classifier.augmentation import batched
-from tests.classifier.both_ways import CPU, as_batch, equally_often, furthest, one_by_one, outcomes, pictures
+from tests.classifier.both_ways import (
+    CPU,
+    as_batch,
+    equally_often,
+    furthest,
+    host_cannot_count,
+    one_by_one,
+    outcomes,
+    pictures,
+)
 
 EXACT: list[Any] = [
     v2.CenterCrop((11, 3)),
@@ -134,8 +144,9 @@ def test_draws_follow_from_the_generator_alone() -> None:
 @pytest.mark.parametrize(
     "transform",
     [
-        v2.AugMix(),
-        v2.RandomPerspective(),
+        v2.AugMix(interpolation="bicubic"),
+        v2.JPEG(50),
+        v2.RandomPerspective(fill={"others": 1}),
         v2.RandomRotation(30, expand=True),
         v2.RandomCrop(5, fill={"others": 1}),
         v2.Pad(1, fill={"others": 1}),
@@ -144,11 +155,60 @@ def test_draws_follow_from_the_generator_alone() -> None:
         v2.RandAugment(interpolation="bicubic"),
         v2.TrivialAugmentWide(num_magnitude_bins=1),
         v2.AutoAugment(fill={"others": 1}),
-        v2.RandomApply([v2.RandomInvert(), v2.RandomPerspective()]),
-        v2.Compose([v2.Compose([v2.ElasticTransform()])]),
+        v2.RandomApply([v2.RandomInvert(), v2.JPEG(50)]),
+        v2.Compose([v2.Compose([v2.ElasticTransform(interpolation="bicubic")])]),
         torch.nn.Identity(),
     ],
     ids=repr,
 )
 def test_what_has_no_equivalent_is_left_to_torchvision(transform: Any) -> None:
     assert batched(transform, CPU) is None
+
+
+class _Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes what would make the host wait for a device, or copy to it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = op.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            index is not None and index.dtype is torch.bool for index in args[1]
+        )
+        if by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "equal", "repeat"):
+            self.found.add(name)
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        *EVERY_KIND,
+        v2.AugMix(),
+        v2.AutoAugment(fill=[1, 2, 3]),
+        v2.ElasticTransform(sigma=0.4),
+        v2.RandAugment(fill=7),
+        v2.RandomPerspective(fill=[1, 2, 3]),
+        v2.RandomPhotometricDistort(),
+        v2.RandomAdjustSharpness(2),
+        v2.RandomPosterize(3),
+        v2.RandomResizedCrop(5),
+        v2.RandomResizedCrop(5, interpolation="bicubic"),
+        v2.RandomSolarize(100),
+        v2.TrivialAugmentWide(interpolation="bilinear"),
+        v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.RandAugment(), v2.TrivialAugmentWide()]),
+    ],
+    ids=repr,
+)
+def test_where_the_host_cannot_count_it_waits_for_nothing(transform: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    host_cannot_count(monkeypatch)
+    images = pictures(6)
+    as_batch(transform, images)  # what is copied to a device once is there
+    part, generator = batched(transform, CPU), torch.Generator().manual_seed(1)
+    assert part is not None
+    part(images, generator)
+    with _Watched() as watched:
+        part(images, generator)
+    assert watched.found == set()
