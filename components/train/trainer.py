@@ -185,7 +185,8 @@ class Trainer:
     def labels_of(self, order: Tensor, first: int) -> Tensor:
         """Labels of an epoch in its order, of which the steps from batch `first` on are to be taken."""
         if self.captured is not None:
-            self.captured.begin_epoch(order, self.slices[first].start)
+            done = self.slices[first - 1].stop if first else 0
+            self.captured.begin_epoch(order, done)
         return self.training.labels[order.to(self.device)]
 
     def take_step(self, images: Iterator[Tensor], labels: Tensor, begin: int, end: int) -> str:
