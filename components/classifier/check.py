@@ -29,6 +29,8 @@ _LISTS: dict[str, tuple[str, ...]] = {
 _RATES = ("optim", "learning_rate", "milestones", "warmup")
 # Bytes of weights, less what the graph itself may take.
 _LARGEST_ONNX = MAX_ONNX_BYTES - 2**26
+# Images of a batch whose size is chosen later.
+_SEVERAL = 8
 _SHAPE = ("net_arch", "image_height", "image_width", "is_image_color", "n_classes", "batch_size")
 
 
@@ -61,7 +63,8 @@ def check(given: Params | Parsed) -> Checked:
         shape = (values["image_height"], values["image_width"], 3 if values["is_image_color"] else 1)
         frozen = values.get("frozen_layers", 0)
         try:
-            table = examine(values["net_arch"], shape, values["n_classes"], values["batch_size"], frozen)
+            size = _SEVERAL if isinstance(values["batch_size"], str) else values["batch_size"]
+            table = examine(values["net_arch"], shape, values["n_classes"], size, frozen)
         except ParamsError as error:
             problems += error.problems
     if params is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from logging import INFO, WARNING
 from pathlib import Path
@@ -22,10 +22,11 @@ from components.classifier.images import (
     store_images,
 )
 from components.classifier.initial_weights import describe_start, start_network
-from components.classifier.network import LayerTable, network_of
+from components.classifier.network import LayerTable, Network, network_of
 from components.classifier.parameter_groups import describe_groups
 from components.shared.artifacts.artifact import ImageShape, Normalisation
 from components.shared.artifacts.dataset import DATASET, Dataset, open_dataset, training_splits
+from components.shared.artifacts.model import StartedFrom
 from components.shared.errors import ArtifactError, InputError, ParamsError, Problem
 from components.shared.files import sha256_of
 from components.shared.logs import step_logger
@@ -34,10 +35,12 @@ from components.shared.params.params import Params
 from components.shared.params.recipes import describe_recipe
 from components.shared.process_group import in_group
 from components.shared.seeds import derived_seed
+from components.train.batch_size import ChosenBatchSize, largest_batch, on_cpu, on_gpu
 from components.train.checkpoints.resume import Found
 from components.train.compiling import Compiling, choose_compiling
 from components.train.group import Group, own_device
 from components.train.measured_precision import precision_of_run
+from components.train.precision import choose_precision
 from components.train.state import restore
 from components.train.trainer import Trainer
 
@@ -116,30 +119,30 @@ def start_trainer(
 ) -> Trainer:
     """The trainer of a run: restored from the checkpoint `found`, or new, from `weights` that the params name.
 
-    `graphs` makes graphs of its steps, by default the GPU that it runs on; a trial has none.
+    Its params say how many images a batch has, where those of `inputs` leave that to be chosen. Every process of a
+    group calls this. `graphs` makes graphs of its steps, by default the GPU that it runs on; a trial has none.
     """
-    params, table, free = inputs.params, inputs.table, free_bytes(inputs.device)
-    make_repeatable(params.manual_seed)
-    # Before memory is asked for.
-    if (needed := table.parameters * _BYTES_PER_PARAMETER + table.trainable * _BYTES_MORE_TO_TRAIN) > free:
-        message = f"has {table.parameters:,} parameters, which take at least {needed / 1e9:,.1f} GB"
-        raise ParamsError([Problem("net_arch", f"{message}; {free / 1e9:,.1f} GB are free")])
-    # Initialised on the CPU, so that every device starts from the same weights.
-    network = network_of(params, table)
-    started_from = start_network(network, params, weights) if found is None else None
-    if started_from is not None:
-        _log.info("%s", describe_start(started_from))
-    compiling = Compiling(False, "which would take longer than the trial")
-    if not is_trial:
-        images = inputs.data.manifest.splits["train"].count * params.num_epochs / group.size
-        compiling = choose_compiling(params, inputs.device, table, images)
+    parts = group.together(lambda: _parts_of(inputs, group, found, weights))
+    size, reason = min(group.gathered(parts.batch_size))
+    if inputs.params.batch_size == "auto" and group.is_first:
+        advice = " (a larger batch often wants a higher one, which --find-learning-rate suggests)" if size > 256 else ""
+        rate = f"learning_rate stays {inputs.params.learning_rate:g}{advice}"
+        _log.info("batch_size auto: %d, %s; %s", size, reason, rate)
+    params = inputs.params.model_copy(update={"batch_size": size})
+    inputs = replace(inputs, params=params)
     if graphs is None and inputs.device.type == "cuda" and not is_trial:
         graphs = CudaGraphs(inputs.device)
-    trainer = _built(inputs, network, group, compiling, graphs)
-    trainer.started_from = started_from
-    if found is not None:
-        restore(trainer, found, _log)
-    elif not is_trial:
+    compiling = Compiling(False, "which would take longer than the trial")
+
+    def built() -> Trainer:
+        nonlocal compiling
+        if not is_trial:
+            images = len(parts.training.images) * params.num_epochs / group.size
+            compiling = choose_compiling(params, inputs.device, inputs.table, images)
+        return _built(inputs, parts, group, found, compiled=compiling.is_on, graphs=graphs)
+
+    trainer = group.together(built)
+    if found is None and not is_trial:
         trainer.training_step.precision = precision_of_run(trainer)
     trainer.precision.set_flags()
     _describe(inputs, trainer, compiling)
@@ -152,22 +155,32 @@ def start_trainer(
     return trainer
 
 
-def trial_trainer(dataset: Path, params: Params) -> Trainer:
-    """The trainer of a run as it begins, for trials: nothing is saved, and nothing is compiled."""
-    if in_group():
-        raise InputError("a trial runs in one process; start it without torchrun")
-    return start_trainer(check_inputs(check(params), dataset), Group(), None, None, is_trial=True)
+@dataclass(frozen=True)
+class _Parts:
+    """What a trainer is made of, once it is known how many images a batch has."""
+
+    network: Network
+    training: LabelledImages[ImageStore]
+    held_out: LabelledImages[StoredImages]
+    normalise: Normaliser
+    started_from: StartedFrom | None
+    batch_size: ChosenBatchSize
 
 
-def _built(inputs: TrainingInputs, network: Any, group: Group, compiling: Compiling, graphs: Graphs | None) -> Trainer:
-    params, data, device = inputs.params, inputs.data, inputs.device
-    network.to(device, memory_format=torch.channels_last)
-    if params.sync_batch_norm and group.size > 1:
-        if device.type != "cuda":
-            raise ParamsError([Problem("sync_batch_norm", "needs GPUs: torch's SyncBatchNorm does not run on the CPU")])
-        network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-    if not group.is_first:  # each process drops its own
-        torch.manual_seed(derived_seed(params.manual_seed, f"torch/{group.rank}"))
+def _parts_of(inputs: TrainingInputs, group: Group, found: Found | None, weights: Path | None) -> _Parts:
+    params, table, free = inputs.params, inputs.table, free_bytes(inputs.device)
+    make_repeatable(params.manual_seed)
+    # Before memory is asked for.
+    if (needed := table.parameters * _BYTES_PER_PARAMETER + table.trainable * _BYTES_MORE_TO_TRAIN) > free:
+        message = f"has {table.parameters:,} parameters, which take at least {needed / 1e9:,.1f} GB"
+        raise ParamsError([Problem("net_arch", f"{message}; {free / 1e9:,.1f} GB are free")])
+    # Initialised on the CPU, so that every device starts from the same weights.
+    network = network_of(params, table)
+    started_from = start_network(network, params, weights) if found is None else None
+    if started_from is not None:
+        _log.info("%s", describe_start(started_from))
+    data, device = inputs.data, inputs.device
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def labelled(name: Any) -> LabelledImages[ImageStore]:
         split = data.splits[name]
@@ -180,9 +193,55 @@ def _built(inputs: TrainingInputs, network: Any, group: Group, compiling: Compil
     if params.stored_shape != params.image_shape:
         held_out = LabelledImages(CentralParts(evaluated.images, params.image_shape), evaluated.labels)
     normalise = Normaliser(inputs.normalisation, device)
-    return Trainer(
-        network, training, held_out, params, normalise, device, group, compiled=compiling.is_on, graphs=graphs
+    batch_size = _batch_size(inputs, network, training, normalise, group, found)
+    if params.sync_batch_norm and group.size > 1:
+        if device.type != "cuda":
+            raise ParamsError([Problem("sync_batch_norm", "needs GPUs: torch's SyncBatchNorm does not run on the CPU")])
+        network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    if not group.is_first:  # each process drops its own
+        torch.manual_seed(derived_seed(params.manual_seed, f"torch/{group.rank}"))
+    return _Parts(network, training, held_out, normalise, started_from, batch_size)
+
+
+def _batch_size(
+    inputs: TrainingInputs,
+    network: Network,
+    training: LabelledImages[ImageStore],
+    normalise: Normaliser,
+    group: Group,
+    found: Found | None,
+) -> ChosenBatchSize:
+    """What the params say, a checkpoint was made with, or suits the device; each process of a group for itself."""
+    params, device = inputs.params, inputs.device
+    if not isinstance(params.batch_size, str):
+        return ChosenBatchSize(params.batch_size, "as batch_size says")
+    if found is not None:
+        return ChosenBatchSize(int(found.manifest.params["batch_size"]), "as the run has begun")
+    largest = largest_batch(len(training.images), params, group.size)
+    if device.type == "cpu":
+        return on_cpu(inputs.table, largest, free_bytes(device))
+    choose_precision(params, device).set_flags()
+    return on_gpu(network, training, normalise, params, device, largest, group)
+
+
+def trial_trainer(dataset: Path, params: Params) -> Trainer:
+    """The trainer of a run as it begins, for trials: nothing is saved, and nothing is compiled."""
+    if in_group():
+        raise InputError("a trial runs in one process; start it without torchrun")
+    return start_trainer(check_inputs(check(params), dataset), Group(), None, None, is_trial=True)
+
+
+def _built(
+    inputs: TrainingInputs, parts: _Parts, group: Group, found: Found | None, *, compiled: bool, graphs: Graphs | None
+) -> Trainer:
+    images, device = (parts.training, parts.held_out), inputs.device
+    trainer = Trainer(
+        parts.network, *images, inputs.params, parts.normalise, device, group, compiled=compiled, graphs=graphs
     )
+    trainer.started_from = parts.started_from
+    if found is not None:
+        restore(trainer, found, _log)
+    return trainer
 
 
 def _describe(inputs: TrainingInputs, trainer: Trainer, compiling: Compiling) -> None:

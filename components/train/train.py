@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,8 @@ def train(
         writer = group.together(lambda: stack.enter_context(ArtifactWriter(model, MODEL)) if first else None)
         if inputs.params.step == "graph" and group.size == 1:
             stack.enter_context(own_stream(inputs.device))
-        trainer = group.together(lambda: start_trainer(inputs, group, found, initial_weights))
+        trainer = start_trainer(inputs, group, found, initial_weights)
+        inputs = replace(inputs, params=trainer.params)
         if is_to_clear:
             group.together(lambda: kept.clear() if first else None)
         curves = stack.enter_context(Curves(model / "tensorboard")) if first else None

@@ -82,7 +82,7 @@ class Trainer:
         self.compiled, self.timing = step.compiled, step.timing
         self.criterion, self.optimiser, self.average = step.criterion, step.optimiser, step.average
         self.loss_sum, self.weight_sum, self.right = step.loss_sum, step.weight_sum, step.right
-        self.slices = list(batch_slices(len(training.images), params.batch_size, at_least=2 * group.size))
+        self.slices = list(batch_slices(len(training.images), params.images_per_batch, at_least=2 * group.size))
         if (size := self.slices[0].stop) < group.size:
             message = f"gives batches of {size}, which {group.size} processes cannot share"
             raise ParamsError([Problem("batch_size", f"{message}; use fewer processes or a larger batch")])

@@ -135,7 +135,7 @@ def _constant_rate(task: Task, batches: int) -> float:
 
 def _batches(task: Task, speed: float) -> int:
     """Batches that take some seconds at a speed, in images per second."""
-    return max(4, round(SECONDS * speed / task.params().batch_size))
+    return max(4, round(SECONDS * speed / task.params().images_per_batch))
 
 
 def _epochs(task: Task, speed: float) -> int:

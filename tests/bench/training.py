@@ -99,7 +99,9 @@ def batch_rates(folder: Path) -> Iterator[Ratio]:
 
     def theirs(workers: int) -> Callable[[], float]:
         data = PngFolder(files, labels.tolist(), params.flip_probability)
-        loader = DataLoader(data, params.batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+        loader = DataLoader(
+            data, params.images_per_batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+        )
         return lambda: batches / seconds(lambda: [None for _ in loader])
 
     for workers in (0, 2):

@@ -39,6 +39,7 @@ from components.shared.params.types import (
     OptimizerName,
     Real,
     ScheduleSpec,
+    SizeOrAuto,
     Text,
     TransformSpec,
     Truth,
@@ -83,7 +84,11 @@ class Params(WrittenParams):
         None, description="Kafka topic to publish to and subscribe from."
     )
 
-    batch_size: _Positive = Field(512, description="Images in a training batch.")
+    batch_size: SizeOrAuto = Field(
+        512,
+        description='Images in a training batch; "auto": chosen as training begins, on a GPU by trying, at most a '
+        "twentieth of the images.",
+    )
     image_height: _Side = Field(
         description="Input height of the model in pixels; data prep resizes to it, or to stored_height."
     )
@@ -334,6 +339,13 @@ class Params(WrittenParams):
     def stored_shape(self) -> tuple[int, int, int]:
         """Shape of one image as data prep stores it, of which the network takes a part, or all: as `image_shape`."""
         return self.stored_height or self.image_height, self.stored_width or self.image_width, self.channels
+
+    @property
+    def images_per_batch(self) -> int:
+        """The number that ``batch_size`` is, in a run that has begun: "auto" is resolved by then."""
+        if isinstance(self.batch_size, str):
+            raise ValueError("batch_size is still to be chosen")
+        return self.batch_size
 
     @property
     def background(self) -> tuple[int, int, int]:

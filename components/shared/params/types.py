@@ -32,6 +32,7 @@ EXACT_FLOAT_LIMIT = 2**53
 SMALLEST_DIVISOR, LARGEST_DIVISOR = 1e-12, 1e12
 MAX_DEPTH = 32
 MAX_BITS = 64
+_MOST = 2**31 - 1
 
 
 def refusal(message: str, where: str = "") -> PydanticCustomError:
@@ -122,7 +123,21 @@ def _numbers_or(
     return BeforeValidator(numbers_of)
 
 
+def _size_or_auto(value: object) -> object:
+    if value == "auto":
+        return value
+    if isinstance(value, str):
+        raise refusal(f'must be a whole number or "auto", got {described(value)}')
+    if not 1 <= (size := _whole(value)) <= _MOST:
+        raise refusal(f"must be at {'least 1' if size < 1 else f'most {_MOST:,}'}, got {described(value)}")
+    return size
+
+
 Whole = Annotated[int, BeforeValidator(_whole)]
+SizeOrAuto = Annotated[
+    Annotated[int, Field(ge=1, le=_MOST)] | Literal["auto"],
+    BeforeValidator(_size_or_auto),
+]
 Real = Annotated[float, BeforeValidator(real)]
 Truth = Annotated[bool, BeforeValidator(_truth)]
 Text = Annotated[str, BeforeValidator(_text)]

@@ -246,7 +246,9 @@ def differences(manifest: CheckpointManifest, params: Params, dataset_sha256: st
     # A version that did not have a key yet did what its default does.
     fields, here_only = Params.model_fields, params.to_dict().keys() - manifest.params.keys()
     absent = {key for key in here_only if getattr(params, key) == fields[key].get_default(call_default_factory=True)}
-    yield from differences_of_params(manifest.params, params.to_dict(), FREE | {"num_epochs"} | absent)
+    # One that is to be chosen is the one that was.
+    chosen = {"batch_size"} if params.batch_size == "auto" else set()
+    yield from differences_of_params(manifest.params, params.to_dict(), FREE | {"num_epochs"} | absent | chosen)
     there, here = manifest.num_epochs, params.num_epochs
     if there == here:
         return

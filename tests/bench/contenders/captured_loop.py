@@ -24,7 +24,7 @@ def captured_steps(task: Task) -> Generator[int]:
     """One step a turn, without end; on a CPU the same steps run uncaptured."""
     allow_tf32(task)
     torch.backends.cudnn.benchmark = True
-    size, device, chance = task.params().batch_size, task.device, task.flip_probability
+    size, device, chance = task.params().images_per_batch, task.device, task.flip_probability
     images, labels = torch.from_numpy(task.images).to(device), torch.from_numpy(task.labels).to(device)
     mean, std = (torch.tensor(value, device=device).view(1, -1, 1, 1) for value in (task.mean, task.std))
     network = task.network().to(memory_format=torch.channels_last)

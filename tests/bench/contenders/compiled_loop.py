@@ -20,7 +20,7 @@ def compiled_steps(task: Task) -> Generator[int]:
     """One step a turn, without end: uint8 from pinned memory by a thread, flips and normalisation on the device."""
     allow_tf32(task)
     torch.backends.cudnn.benchmark = True
-    size, device, chance = task.params().batch_size, task.device, task.flip_probability
+    size, device, chance = task.params().images_per_batch, task.device, task.flip_probability
     mean, std = (torch.tensor(value, device=device).view(1, -1, 1, 1) for value in (task.mean, task.std))
     network = task.network().to(memory_format=torch.channels_last)
     optimiser, model = task.optimiser(network), torch.compile(network)

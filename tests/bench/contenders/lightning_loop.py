@@ -72,7 +72,7 @@ def lightning_rate(task: Task, workers: int, batches: int) -> float:
     """Images per second of `batches` steps; no logger, no checkpoints, no progress bar, no model summary."""
     images = torch.from_numpy(task.images).permute(0, 3, 1, 2).contiguous()
     data = TensorDataset(images, torch.from_numpy(task.labels))
-    size = task.params().batch_size
+    size = task.params().images_per_batch
     loader = DataLoader(data, size, shuffle=True, num_workers=workers, pin_memory=task.on_gpu)
     timing = Timing(task.device, warm_steps(workers), batches)
     with warnings.catch_warnings():

@@ -49,10 +49,10 @@ def constant_steps(task: Task) -> Generator[int]:
     make_repeatable(params.manual_seed)
     network = task.network().to(memory_format=torch.channels_last)
     optimiser = task.optimiser(network)
-    stored = torch.from_numpy(task.images[: params.batch_size]).to(task.device)
+    stored = torch.from_numpy(task.images[: params.images_per_batch]).to(task.device)
     mean, std = (torch.tensor(value, device=task.device).view(1, -1, 1, 1) for value in (task.mean, task.std))
     images = (stored.permute(0, 3, 1, 2).float() / 255 - mean) / std
-    labels = torch.from_numpy(task.labels[: params.batch_size]).to(task.device)
+    labels = torch.from_numpy(task.labels[: params.images_per_batch]).to(task.device)
     while True:
         optimiser.zero_grad(set_to_none=True)
         with task.autocast():
@@ -66,7 +66,7 @@ def plain_loop(task: Task, workers: int) -> Generator[int]:
     """The plain loop that the reference params describe: per-image Dataset, DataLoader, ``.item()`` at every step."""
     transform = v2.Compose([*_flips(task), v2.ToImage(), *_scaled(task)])
     data = ArrayImages(task.images, task.labels, transform)
-    size = task.params().batch_size
+    size = task.params().images_per_batch
     loader = DataLoader(data, size, shuffle=True, num_workers=workers, pin_memory=task.on_gpu)
     network = task.network()
     optimiser = task.optimiser(network)
@@ -94,7 +94,7 @@ def reference_style_loop(task: Task, workers: int) -> Generator[int]:
     torch.backends.cudnn.benchmark = True
     transform = v2.Compose([*_flips(task), v2.PILToTensor(), *_scaled(task), v2.ToPureTensor()])
     data = ArrayImages(task.images, task.labels, transform)
-    size = task.params().batch_size
+    size = task.params().images_per_batch
     loader = DataLoader(data, size, sampler=RandomSampler(data), num_workers=workers, pin_memory=task.on_gpu)
     network = task.network()
     optimiser = task.optimiser(network)
