@@ -19,6 +19,7 @@ from components.classifier.inference import chunk_size
 from components.classifier.network import Network
 from components.shared.errors import ShutterlineError
 from components.shared.inference.classifier import OnnxClassifier
+from components.train.precision import without_tf32
 from components.train.trainer import Trainer
 
 TOLERANCE = 1e-5
@@ -46,7 +47,7 @@ def require_same_predictions(file: Path, trainer: Trainer, poll: Callable[[], No
     images, classifier = trainer.held_out.images, OnnxClassifier.from_file(file, "cpu")
     found = _Comparison()
     deadline = time.monotonic() + _CHECK_S
-    with trainer.best_network() as network, torch.inference_mode():
+    with trainer.best_network() as network, torch.inference_mode(), without_tf32():
         is_training = network.training
         network.eval()
         step = min(classifier.batch_size, chunk_size(network))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -43,6 +43,17 @@ class Precision(NamedTuple):
         # these; once only the newer are set, reading these raises, and torch's compiler reads them.
         torch.backends.cuda.matmul.allow_tf32 = self.name == "tf32"
         torch.backends.cudnn.allow_tf32 = self.name == "tf32"
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Have float32 be float32 while this is open."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    Precision("fp32", "").set_flags()
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 class Measured(NamedTuple):

@@ -22,7 +22,7 @@ from components.train.group import Group
 from components.train.start import start_trainer
 from components.train.state import manifest_of, state_of
 from components.train.trainer import Trainer
-from tests.configs import schedule, transform
+from tests.configs import layer, schedule, transform
 from tests.examples import SMALL, small
 from tests.train.interrupting import LOG, differing, inputs_of, timeless
 from tests.train.recorded_graphs import RecordedGraphs
@@ -94,6 +94,14 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "parts of stored images, mixed": MIXED
     | {"image_height": 6, "image_width": 6, "stored_height": 8, "stored_width": 8, "data_placement": "host"},
+    "layers computed again, bf16": {
+        "gradient_checkpointing": True,
+        "precision": "bf16",
+        "net_arch": [
+            *SMALL["net_arch"],
+            *[layer("Conv2d", in_channels=8, out_channels=8, kernel_size=1), layer("BatchNorm2d", num_features=8)] * 3,
+        ],
+    },
     "another loss": {"loss": {"class": "torch.nn.BCEWithLogitsLoss"}, "shuffle_dataset": False, "batch_size": 60},
 }
 

@@ -8,6 +8,7 @@ import os
 import re
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ from components.shared.errors import ShutterlineError
 from components.shared.signals import Terminated
 from components.shared.version import __version__
 from components.train.onnx_check import require_same_predictions
+from components.train.precision import Precision, without_tf32
 from components.train.train import train
 from components.train.trainer import Trainer
 from tests.examples import small
@@ -120,6 +122,19 @@ def test_what_float32_cannot_tell_is_no_error(
 
     trainer.best.weights = kept
     assert "100 of 100 held-out images compared" in heard.text
+
+
+def test_the_check_is_in_float32_also_after_training_in_tf32(trainer: Trainer, tmp_path: Path) -> None:
+    flags: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    seen = []
+    file = tmp_path / "model.onnx"
+    with trainer.best_network() as network:
+        file.write_bytes(onnx_of(network, trainer.params))
+    with without_tf32():
+        Precision("tf32", "").set_flags()
+        require_same_predictions(file, trainer, lambda: seen.append([each.allow_tf32 for each in flags]), LOG)
+        assert [each.allow_tf32 for each in flags] == [True, True]
+    assert seen == [[False, False]] * len(seen) != []
 
 
 def test_the_check_can_be_ended(trainer: Trainer, tmp_path: Path) -> None:

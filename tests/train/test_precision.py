@@ -20,7 +20,7 @@ from components.shared.params.types import LayerSpec
 from components.train.checkpoints.resume import Found
 from components.train.compiling import choose_compiling, flops_of_training
 from components.train.measured_precision import measure
-from components.train.precision import Measured, Precision, PrecisionName, best_of
+from components.train.precision import Measured, Precision, PrecisionName, best_of, without_tf32
 from components.train.state import manifest_of, restore, state_of
 from components.train.train import train
 from tests.configs import layer
@@ -165,15 +165,11 @@ def test_tf32_on_the_cpu_is_refused(dataset: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tf32", "fp32", "bf16"])
 def test_the_flags_of_tf32_are_set_together(name: PrecisionName) -> None:
-    flags: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
-    before = [each.allow_tf32 for each in flags]
-    try:
+    with without_tf32():
         Precision(name, "").set_flags()
+        flags: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
         assert [each.allow_tf32 for each in flags] == [name == "tf32"] * 2
         assert torch.get_float32_matmul_precision() == ("high" if name == "tf32" else "highest")
-    finally:
-        for each, allowed in zip(flags, before, strict=True):
-            each.allow_tf32 = allowed
 
 
 @pytest.mark.parametrize(
@@ -263,7 +259,7 @@ def test_the_log_says_what_was_chosen_and_why(dataset: Path, tmp_path: Path, hea
         ("auto", CPU, (False, "on the CPU")),
         ("always", CPU, (True, "as compile says")),
         ("never", CPU, (False, "as compile says")),
-        ("auto", GPU, (False, "the run is short: 4.1e+06 FLOP, and it pays from 1e+16")),
+        ("auto", GPU, (False, "the run is short: 4.1e+06 FLOP, and it pays from 5e+16")),
     ],
 )
 def test_compiling_is_off_where_it_does_not_pay(
@@ -278,6 +274,7 @@ def test_of_a_long_run_the_steps_must_be_large(monkeypatch: pytest.MonkeyPatch) 
     images = 1e13
     bound = "the host is the bound of so small a step: 1.3e+06 FLOP, below 3e+11"
     assert choose_compiling(small(), GPU, table_of(), images) == (False, bound)
+    assert choose_compiling(small(step="graph"), GPU, table_of(), images) == (True, "the run is long: 4.1e+17 FLOP")
     large = small(batch_size=10_000_000)
     assert choose_compiling(large, GPU, table_of(), images) == (True, "the run is long: 4.1e+17 FLOP")
     checkpointed = large.model_copy(update={"gradient_checkpointing": True})
