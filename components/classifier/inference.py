@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
@@ -13,9 +16,10 @@ from components.classifier.images import Normaliser, StoredImages
 from components.classifier.network import Network
 from components.shared.metrics import Integers, Metrics, Reals, metrics_of
 
-# float32 values that the layers of one chunk may give together: 256 MiB.
-CHUNK_VALUES = 2**26
-CHUNK_IMAGES = 1024
+# By the kind of device: the float32 values that may be alive at one time (256 MiB; 1 GiB), which are 24 and 97 images
+# of 224×224 for ResNet-50, and the most images.
+CHUNK_VALUES = {"cpu": 2**26, "cuda": 2**28}
+CHUNK_IMAGES = {"cpu": 1024, "cuda": 4096}
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,42 @@ class Predictions:
         return metrics_of(self.labels, self.predicted, self.losses, self.n_classes)
 
 
-def chunk_size(network: Network) -> int:
-    """How many images go through the network at once.
+class Chunk(NamedTuple):
+    """Images that go through the network at once; those before `begin` are counted in the chunk before."""
 
-    It follows from the network alone, never from ``eval_batch_size``: the order of floating-point sums inside a
-    layer may change with the batch, and no setting of the logs may change a metric.
+    read: slice
+    begin: int
+
+
+def chunk_size(network: Network) -> int:
+    """How many images go through the network at once, at most.
+
+    It follows from the network and the kind of its device, never from ``eval_batch_size`` or free memory: the order of
+    floating-point sums inside a layer may change with the batch, and no setting of the logs may change a metric.
     """
-    return max(1, min(CHUNK_IMAGES, CHUNK_VALUES // max(1, network.values_per_image)))
+    kind = network.classifier.weight.device.type
+    return max(1, min(CHUNK_IMAGES[kind], CHUNK_VALUES[kind] // max(1, network.live_values)))
+
+
+def chunks_of(count: int, network: Network) -> list[Chunk]:
+    """The chunks of `count` images, all of one size.
+
+    A GPU's libraries choose kernels for each size anew, and a captured step has one; so the last chunk takes some of
+    the images before it along.
+    """
+    size = -(-count // -(-count // chunk_size(network))) if count else 1
+    return [Chunk(slice(min(begin, count - size), min(begin + size, count)), begin) for begin in range(0, count, size)]
 
 
 def predict(
-    network: Network, images: StoredImages, labels: Tensor, normalise: Normaliser, *, every_class: bool = False
+    network: Network,
+    images: StoredImages,
+    labels: Tensor,
+    normalise: Normaliser,
+    *,
+    every_class: bool = False,
+    chunks: Sequence[Chunk] | None = None,
+    poll: Callable[[], None] = lambda: None,
 ) -> Predictions:
     """Evaluate a network on every image of a split; the network's mode is restored.
 
@@ -58,29 +87,37 @@ def predict(
         labels: True classes on the same device, int64, shape (images,).
         normalise: From stored images to network input.
         every_class: Keep the probability of every class, 8 bytes each, not only of the predicted one.
+        chunks: Some chunks of the split, one after the other, whose images alone are predicted.
+        poll: Called before each chunk; may end the evaluation.
     """
+    if chunks is None:
+        chunks = chunks_of(len(images), network)
     training = network.training
     network.eval()
-    predicted, losses, probabilities = [], [], []
-    step = chunk_size(network)
-    chunks = [slice(start, min(start + step, len(images))) for start in range(0, len(images), step)]
-    with torch.inference_mode(), closing(images.spans(chunks)) as spans:
-        for chunk, part in zip(chunks, spans, strict=True):
-            logits = network(normalise(part)).to(torch.float64)
-            log_probabilities = F.log_softmax(logits, dim=1)
-            predicted.append(log_probabilities.argmax(dim=1))
-            wanted = labels[chunk].unsqueeze(1)
-            if every_class:
-                probabilities.append(log_probabilities.exp())
-            # 0 - x and not -x: a loss of nothing is 0, not -0.
-            losses.append(0 - log_probabilities.gather(1, wanted).squeeze(1))
-        # The one moment the host waits for the device.
-        result = Predictions(
-            labels=labels.cpu().numpy(),
-            predicted=torch.cat(predicted).cpu().numpy(),
-            losses=torch.cat(losses).cpu().numpy(),
-            n_classes=network.n_classes,
-            probabilities=torch.cat(probabilities).cpu().numpy() if every_class else None,
-        )
-    network.train(training)
-    return result
+    found = []
+    try:
+        with torch.inference_mode(), closing(images.spans([chunk.read for chunk in chunks])) as spans:
+            for chunk, part in zip(chunks, spans, strict=True):
+                poll()
+                scores = _scores(network(normalise(part)), labels[chunk.read], every_class=every_class)
+                found.append(scores[chunk.begin - chunk.read.start :])
+            # The one moment the host waits for the device.
+            columns = torch.cat(found).cpu().numpy()
+    finally:
+        network.train(training)
+    return Predictions(
+        labels=labels[chunks[0].begin : chunks[-1].read.stop].cpu().numpy(),
+        predicted=columns[:, 0].astype(np.int64),
+        losses=np.ascontiguousarray(columns[:, 1]),
+        n_classes=network.n_classes,
+        probabilities=columns[:, 2:] if every_class else None,
+    )
+
+
+def _scores(logits: Tensor, labels: Tensor, *, every_class: bool) -> Tensor:
+    """Predicted class, loss and, where asked for, the probability of every class; float64, an image a row."""
+    log_probabilities = F.log_softmax(logits.to(torch.float64), dim=1)
+    # 0 - x and not -x: a loss of nothing is 0, not -0.
+    losses = 0 - log_probabilities.gather(1, labels.unsqueeze(1))
+    columns = [log_probabilities.argmax(dim=1, keepdim=True).to(torch.float64), losses]
+    return torch.cat([*columns, log_probabilities.exp()] if every_class else columns, dim=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import math
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from components.classifier.building import build
+from components.classifier.live_values import LiveValues
 from components.classifier.meta_shapes import MetaShapes
 from components.classifier.shape_errors import misfit, spelled_shape
 from components.shared.errors import ParamsError, Problem
@@ -43,14 +45,14 @@ class Network(nn.Module):
     """Feature layers, Flatten, Linear: logits (batch, classes) of float images (batch, channels, height, width).
 
     Attributes:
-        values_per_image: Values all layers together give for one image; what evaluation sizes its chunks by.
+        live_values: The most values alive at one time in evaluating one image; what its chunks are sized by.
         frozen_layers: How many of the first feature layers are frozen; :func:`freeze` sets it.
     """
 
-    def __init__(self, features: nn.Sequential, in_features: int, n_classes: int, values_per_image: int) -> None:
+    def __init__(self, features: nn.Sequential, in_features: int, n_classes: int, live_values: int) -> None:
         super().__init__()
         self.n_classes = n_classes
-        self.values_per_image = values_per_image
+        self.live_values = live_values
         self.frozen_layers = 0
         self.features = features
         self.classifier = nn.Linear(in_features, n_classes)
@@ -86,6 +88,7 @@ class LayerRow:
         buffers: Number of values that it keeps besides, such as batch statistics.
         multiply_adds: For one image, as torch's FLOP counter counts them (convolutions and products).
         values: What the layer, or all modules within it, give for one image.
+        live_values: The most alive at one time while the layer evaluates one image, its input and output included.
     """
 
     place: str
@@ -96,6 +99,7 @@ class LayerRow:
     buffers: int
     multiply_adds: int
     values: int
+    live_values: int
 
 
 class LayerTable:
@@ -108,6 +112,9 @@ class LayerTable:
         self.trainable = sum(row.trainable for row in rows)
         self.multiply_adds = sum(row.multiply_adds for row in rows)
         self.values = sum(row.values for row in rows)
+        # Whoever calls the network holds the images to its end; in the first layer they are counted already.
+        held = [0, *[math.prod(input_shape)] * (len(rows) - 1)]
+        self.live_values = max(row.live_values + images for row, images in zip(rows, held, strict=True))
         self.features = rows[-2].output_shape[0]
 
     def lines(self) -> list[str]:
@@ -234,7 +241,7 @@ def _row(path: str, layer: nn.Module, name: str, given: Tensor, output: Tensor, 
         torch.backends.mha.set_fastpath_enabled(False)  # attention by operations that the FLOP counter knows
         try:
             shapes.multiply_adds, shapes.is_exact = 0, True
-            with counted_values(layer) as values:
+            with counted_values(layer) as values, LiveValues() as live:
                 layer(given[:1])
             multiply_adds = shapes.multiply_adds
             if not shapes.is_exact:
@@ -253,6 +260,7 @@ def _row(path: str, layer: nn.Module, name: str, given: Tensor, output: Tensor, 
         buffers=sum(buffer.numel() for buffer in layer.buffers()),
         multiply_adds=multiply_adds,
         values=sum(values),
+        live_values=given[:1].numel() + live.most,
     )
 
 
@@ -292,7 +300,7 @@ def build_network(
     """
     table = table or examine(net_arch, image_shape, n_classes)
     layers: list[Any] = [build(spec, f"net_arch[{index}]") for index, spec in enumerate(net_arch)]
-    return Network(nn.Sequential(*layers), table.features, n_classes, table.values)
+    return Network(nn.Sequential(*layers), table.features, n_classes, table.live_values)
 
 
 def network_of(params: Params, table: LayerTable | None = None) -> Network:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import pickle
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from tempfile import TemporaryDirectory
@@ -27,7 +27,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from components.classifier.device import choose_device
 from components.classifier.images import Normaliser, StoredImages
-from components.classifier.inference import Predictions, chunk_size, predict
+from components.classifier.inference import Predictions, chunks_of, predict
 from components.classifier.network import Network
 from components.shared.errors import DeviceError, GroupLostError, ShutterlineError
 from components.shared.process_group import error_of, in_group, mark_end, member, require_rendezvous, settled
@@ -277,26 +277,6 @@ def own_device(wanted: str) -> torch.device:
     return torch.device("cuda", one.local_rank)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Some of a store's images, one after the other, with a call between two chunks."""
-
-    images: StoredImages
-    start: int
-    stop: int
-    poll: Callable[[], None]
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def spans(self, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
-        moved = [slice(part.start + self.start, part.stop + self.start) for part in slices]
-        with closing(self.images.spans(moved)) as spans:
-            for images in spans:
-                self.poll()
-                yield images
-
-
 def evaluated(
     network: Network,
     images: StoredImages,
@@ -313,14 +293,12 @@ def evaluated(
     figures are one process's to the last digit, and no image is counted twice. `poll` is called between chunks and may
     end the evaluation: in every process equally often, and before it waits for the others, so that it may ask them.
     """
-    step = chunk_size(network)
-    chunks = -(-len(images) // step)
-    start, stop = (min(len(images), chunks * rank // group.size * step) for rank in (group.rank, group.rank + 1))
-    own = None
-    if start < stop:
-        part = _Part(images, start, stop, poll)
-        own = predict(network, part, labels[start:stop], normalise, every_class=every_class)
-    for _ in range(-(-(stop - start) // step), -(-chunks // group.size)):  # one at most
+    chunks = chunks_of(len(images), network)
+    first, last = (len(chunks) * rank // group.size for rank in (group.rank, group.rank + 1))
+    own, mine = None, chunks[first:last]
+    if mine:
+        own = predict(network, images, labels, normalise, every_class=every_class, chunks=mine, poll=poll)
+    for _ in range(len(mine), -(-len(chunks) // group.size)):  # one at most
         poll()
     if group.size == 1 and own is not None:
         return own

@@ -29,6 +29,9 @@ from components.train.step_graph import CapturedStep
 from components.train.step_mode import choose_step_mode
 from components.train.training_step import TrainingStep
 
+# Probabilities of the best evaluation that are kept until the end, 32 MiB; of more, the best weights make them again.
+_KEPT_VALUES = 2**22
+
 
 @dataclass
 class Best:
@@ -105,6 +108,7 @@ class Trainer:
         self.shuffling = torch.Generator().manual_seed(derived_seed(params.manual_seed, "shuffle"))
         self.history: list[EpochRecord] = []
         self.best = Best()
+        self._of_best: Predictions | None = None  # where this attempt has evaluated the best epoch
         self.position = Position()
         self.started_from: StartedFrom | None = None
         self.begin_epoch()
@@ -230,7 +234,8 @@ class Trainer:
             self.group.share(self.evaluated_network.buffers())
         predictions = None
         if epoch % self.params.eval_freq == 0 or epoch == self.params.num_epochs:
-            predictions = self.predict(poll=poll)
+            values = len(self.held_out.images) * self.params.n_classes
+            predictions = self.predict(every_class=values <= _KEPT_VALUES, poll=poll)
             metrics = predictions.metrics()
             self.timing.lap("evaluation")
             if not math.isfinite(metrics.loss):
@@ -239,6 +244,7 @@ class Trainer:
             position.stale += 1
             if (metrics.accuracy, -metrics.loss) > (self.best.accuracy, -self.best.loss):
                 self.best = Best(epoch, metrics.accuracy, metrics.loss, _copied_weights(self.evaluated_network))
+                self._of_best = predictions
                 position.stale = 0
             position.stopped = position.stale == self.params.early_stopping_patience
         self.schedules.step(record.loss, record.accuracy)
@@ -269,6 +275,8 @@ class Trainer:
 
     def predict_with_best(self) -> Predictions:
         """What the best weights predict of the held-out images, with every class's probability."""
+        if self._of_best is not None and self._of_best.probabilities is not None:
+            return self._of_best
         with self.best_network():
             return self.predict(every_class=True)
 

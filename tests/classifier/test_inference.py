@@ -94,32 +94,43 @@ def test_loss_is_scikit_learns_log_loss(network: Network) -> None:
     assert predictions.metrics().loss == pytest.approx(log_loss(labels, probabilities, labels=range(4)), rel=1e-14)
 
 
-@pytest.mark.parametrize("count", [1, 6, 7, 8, 14, 15])
-def test_chunks_cover_every_image_once(network: Network, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "size"), [(1, 1), (6, 6), (7, 7), (8, 4), (15, 5), (17, 6), (29, 6)], ids=lambda value: str(value)
+)
+def test_chunks_of_one_size_count_every_image_once(
+    network: Network, monkeypatch: pytest.MonkeyPatch, count: int, size: int
+) -> None:
     images, labels = noise(count)
     store = ResidentImages(torch.tensor(images))
-    whole = predicted(network, store, labels)
-    monkeypatch.setattr(inference, "CHUNK_IMAGES", 7)
+    whole = predicted(network, store, labels, every_class=True)
+    monkeypatch.setitem(inference.CHUNK_IMAGES, "cpu", 7)
     asked: list[slice] = []
+    polled: list[int] = []
 
     class Watched(ResidentImages):
         def spans(self, slices: Sequence[slice]) -> Generator[torch.Tensor, None, None]:
             asked.extend(slices)
             return super().spans(slices)
 
-    cut = predicted(network, Watched(torch.tensor(images)), labels)
+    def poll() -> None:
+        polled.append(len(asked))
 
-    assert asked == [slice(start, min(start + 7, count)) for start in range(0, count, 7)]
+    cut = predicted(network, Watched(torch.tensor(images)), labels, every_class=True, poll=poll)
+
+    assert {part.stop - part.start for part in asked} == {size}
+    assert sorted({index for part in asked for index in range(part.start, part.stop)}) == list(range(count))
+    assert polled == [len(asked)] * -(-count // 7)
     assert cut.labels.tolist() == labels.tolist()
     assert cut.predicted.tolist() == whole.predicted.tolist()
     np.testing.assert_allclose(cut.losses, whole.losses, rtol=1e-5)
+    np.testing.assert_allclose(cut.probabilities, whole.probabilities, rtol=1e-5)
 
 
 def test_chunk_follows_from_the_network_alone(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     assert chunk_size(network) == 1024
-    monkeypatch.setattr(inference, "CHUNK_VALUES", network.values_per_image * 10)
+    monkeypatch.setitem(inference.CHUNK_VALUES, "cpu", network.live_values * 10)
     assert chunk_size(network) == 10
-    monkeypatch.setattr(inference, "CHUNK_VALUES", 1)
+    monkeypatch.setitem(inference.CHUNK_VALUES, "cpu", 1)
     assert chunk_size(network) == 1
 
 

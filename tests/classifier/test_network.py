@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +55,21 @@ def test_parameters_and_multiply_adds_are_those_of_a_hand_count() -> None:
     assert found.multiply_adds == 108 * 45 + 240
 
 
+def test_values_are_those_alive_at_one_time() -> None:
+    """A result overwritten in place, or a view, counts once, and not at all when nothing refers to it any more."""
+    found = table()
+    images, convolved, pooled = 3 * 9 * 8, 6 * 5 * 9, 6 * 2 * 4
+    assert [row.live_values for row in found.rows] == [
+        images + convolved,
+        2 * convolved + 2 * 6,  # and room for the batch's statistics
+        convolved,
+        convolved + 2 * pooled,  # and where each maximum was
+        pooled,
+        pooled + 5,
+    ]
+    assert found.live_values == images + found.rows[1].live_values  # the images are the caller's
+
+
 @pytest.mark.parametrize(
     ("entry", "image", "multiply_adds"),
     [
@@ -94,7 +108,7 @@ def test_the_network_is_what_the_table_says() -> None:
     assert shapes == [row.output_shape for row in found.rows if row.name != "Flatten"]
     assert sum(parameter.numel() for parameter in network.parameters()) == found.parameters
     assert network.n_classes == 5
-    assert network.values_per_image == sum(math.prod(row.output_shape) for row in found.rows)
+    assert network.live_values == found.live_values
     assert torch.isfinite(output).all()
 
 

@@ -121,7 +121,7 @@ def left_while_evaluating(dataset: Path, model: Path, group: Group) -> dict[str,
 
     is_terminated = False
     with (
-        patch("components.classifier.inference.CHUNK_IMAGES", 300),
+        patch.dict("components.classifier.inference.CHUNK_IMAGES", cpu=300),
         patch("components.train.trainer.evaluated", told_within),
         sigterm_raises(),
     ):
