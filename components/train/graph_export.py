@@ -98,7 +98,8 @@ class GraphExport:
         complaint: deque[bytes] = deque(maxlen=1)
         complaining = threading.Thread(target=_keep_last_line, args=(process.stderr, complaint), daemon=True)
         complaining.start()
-        with process.stdin, process.stdout:
+        # What could not be written is tried again when its pipe is closed.
+        with suppress(BrokenPipeError), process.stdin, process.stdout:
             with suppress(OSError):  # it has ended already
                 process.stdin.write(self._request.encode() + b"\n")
                 process.stdin.flush()

@@ -74,6 +74,13 @@ def test_leaving_ends_the_process() -> None:
     assert not Path(f"/proc/{process}").exists()
 
 
+def test_leaving_ends_a_process_that_has_not_yet_read_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    for _ in range(20):  # whether the pipe is closed before the request, while or after it is written
+        with GraphExport(small(num_epochs=1)):
+            pass
+
+
 def test_a_process_that_is_killed_is_an_error() -> None:
     with GraphExport(small(net_arch=RANDOM)) as graph:
         os.kill(exporters(os.getpid())[0], signal.SIGKILL)
