@@ -1,39 +1,30 @@
 """Where images are stored, how batches are cut from them and flipped, and how they become network input.
 
 The images of a split are put on the device whole, as uint8, and a batch is one ``index_select``: no per-image Python,
-no worker processes. Where they do not fit they stay in the memory map, and a thread cuts batches ahead of their use.
+no worker processes. Where they do not fit they stay in the memory map, and threads cut batches ahead of their use.
 """
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from components.classifier.device import free_bytes
+from components.classifier.mapped_images import Batches, MappedImages
 from components.shared.artifacts.artifact import Normalisation
-from components.shared.artifacts.dataset import Images, Labels, Split
+from components.shared.artifacts.dataset import Split
 from components.shared.cropping import central_crop
-from components.shared.errors import ArtifactError, ParamsError, Problem
+from components.shared.errors import ParamsError, Problem
 from components.shared.process_group import member
 
 Placement = Literal["auto", "device", "host"]
-Batches = Generator[Tensor, None, None]
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
-
-# Batches that wait on the host or on their way to the device, beside the one in use.
-_AHEAD = 2
+# What is read at once of images that are put on the device.
+_PUT_BYTES = 2**26
 
 
 class StoredImages(Protocol):
@@ -72,107 +63,6 @@ class ResidentImages:
             yield self.images[part]
 
 
-class MappedImages:
-    """Images in memory-mapped files; each batch is cut on the host, copied to the device, and the caller's own.
-
-    All methods raise :class:`ArtifactError` where a file of the dataset became shorter since it was opened.
-    """
-
-    def __init__(self, split: Split, device: torch.device) -> None:
-        self._shards = split.shards
-        self._starts = np.cumsum([0, *(len(shard) for shard in split.shards)])
-        self._opened = [_file_of(shard) for shard in split.shards]
-        self._device = device
-        self._copying: torch.cuda.Stream | None = None
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def take(self, indices: Tensor) -> Tensor:
-        """Images at these indices, cut now."""
-        wanted = indices.cpu().numpy()
-        batch = self._empty(len(wanted))
-        self._gather(wanted, batch.numpy())
-        return batch.to(self._device)
-
-    def batches(self, order: Tensor, slices: Sequence[slice]) -> Batches:
-        """The images at ``order[part]`` for each slice, cut and copied up to two batches ahead of use.
-
-        Nothing random happens ahead, so that a run may stop between any two batches. Callers that may stop before the
-        end close the generator (``contextlib.closing``).
-        """
-        return self._read_ahead([order.numpy()[part] for part in slices])
-
-    def spans(self, slices: Sequence[slice]) -> Batches:
-        """The images of each slice in stored order, as :meth:`batches` gives them."""
-        return self._read_ahead([np.arange(*part.indices(len(self))) for part in slices])
-
-    def _empty(self, count: int, *, pinned: bool = False) -> Tensor:
-        return torch.empty((count, *self._shards[0].shape[1:]), dtype=torch.uint8, pin_memory=pinned)
-
-    def _read_ahead(self, parts: Sequence[Labels]) -> Batches:
-        if self._device.type == "cuda" and parts:
-            return self._copied_ahead(parts)
-        return read_ahead(lambda part: self.take(torch.from_numpy(part)), parts, _AHEAD)
-
-    def _copied_ahead(self, parts: Sequence[Labels]) -> Batches:
-        # The same every time: torch keeps the memory that a stream has used for that stream alone.
-        if self._copying is None:
-            self._copying = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        copying = self._copying
-
-        def copied(part: Labels) -> tuple[Tensor, torch.cuda.Event]:
-            # torch keeps pinned memory, and gives it out again when the copy from it has ended.
-            pinned = self._empty(len(part), pinned=True)
-            self._gather(part, pinned.numpy())
-            with torch.cuda.stream(copying):  # which makes its device the current one of this thread, too
-                return pinned.to(self._device, non_blocking=True), copying.record_event()
-
-        for batch, ready in read_ahead(copied, parts, _AHEAD):
-            current = torch.cuda.current_stream(self._device)
-            current.wait_event(ready)
-            # The memory belongs to the copying stream, which must not reuse it before this one is done with it.
-            batch.record_stream(current)
-            yield batch
-
-    def _gather(self, wanted: Labels, out: Images) -> None:
-        # They are read in the order they are stored in, each shard and page once, and put in order by a second copy
-        # where that is another one: NumPy lets other threads run during both.
-        if not len(wanted):
-            return
-        if wanted.min() < 0 or wanted.max() >= len(self):
-            raise IndexError(f"indices {wanted.min()} to {wanted.max()} of {len(self)} images")
-        is_sorted = bool((wanted[1:] >= wanted[:-1]).all())
-        by_index = np.argsort(wanted, kind="stable")
-        stored = wanted[by_index]
-        read = out if is_sorted else np.empty_like(out)
-        bounds = np.searchsorted(stored, self._starts)
-        for shard, (first, last) in enumerate(pairwise(bounds)):
-            if last > first:
-                self._require_whole(shard)
-                # "clip" and not "raise", which makes a copy of the result; the indices are in range by now.
-                here = stored[first:last] - self._starts[shard]
-                np.take(self._shards[shard], here, axis=0, out=read[first:last], mode="clip")
-        if not is_sorted:
-            np.take(read, np.argsort(by_index), axis=0, out=out, mode="clip")
-
-    def _require_whole(self, shard: int) -> None:
-        # Reading a page that is gone ends the process (SIGBUS). What is cut between this check and the reading still
-        # does; nobody writes to a dataset in use but by mistake.
-        if (opened := self._opened[shard]) is None:
-            return
-        file, before = opened
-        try:
-            now = file.stat()
-        except FileNotFoundError:
-            return  # removed, and kept alive by the map
-        if os.path.samestat(now, before) and now.st_size < before.st_size:
-            raise ArtifactError(
-                f"{file}: became shorter while it was read, from {before.st_size:,} to {now.st_size:,} bytes; "
-                "prepare the data again"
-            )
-
-
 class CentralParts:
     """Of each image of a store its middle, of shape (height, width, channels): what a model is evaluated on."""
 
@@ -187,31 +77,6 @@ class CentralParts:
         with closing(self._stored.spans(slices)) as spans:
             for images in spans:
                 yield central_crop(images, self._shape)
-
-
-def _file_of(shard: Images) -> tuple[Path, os.stat_result] | None:
-    name = shard.filename if isinstance(shard, np.memmap) else None
-    return None if name is None else (Path(name), Path(name).stat())
-
-
-def read_ahead(work: Callable[[ItemT], ResultT], items: Iterable[ItemT], depth: int) -> Generator[ResultT, None, None]:
-    """Yield ``work(item)`` for each item in order, made by one thread up to `depth` results before they are asked for.
-
-    The thread starts with the first result asked for; an error of `work` comes after the results before it. When the
-    generator is closed it waits for the one item in work.
-    """
-    waiting: deque[Future[ResultT]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
-        try:
-            for item in items:
-                waiting.append(thread.submit(work, item))
-                if len(waiting) > depth:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for result in waiting:
-                result.cancel()
 
 
 ImageStore = ResidentImages | MappedImages
@@ -238,6 +103,8 @@ class Placed(NamedTuple):
 def store_images(split: Split, device: torch.device, placement: Placement = "auto") -> Placed:
     """Put a split's images on the device, by ``auto`` where they take at most half of its free memory, or map them.
 
+    A thread beside the main one may do it: what a GPU is asked for afterwards comes after the images there.
+
     Raises:
         ParamsError: They are to be on the device and are larger than its free memory.
     """
@@ -253,11 +120,13 @@ def store_images(split: Split, device: torch.device, placement: Placement = "aut
     if placement == "auto" and size > free // 2:
         reason = f"{what} stay mapped on the host: more than half of the {spelled_bytes(free)} free on {device}"
         return Placed(MappedImages(split, device), reason)
-    # Shard by shard, so that the host never holds a second copy of the whole.
-    images, start = torch.empty((len(split), *split.shards[0].shape[1:]), dtype=torch.uint8, device=device), 0
-    for shard in split.shards:
-        images[start : start + len(shard)] = torch.from_numpy(np.array(shard))
-        start += len(shard)
+    # Part by part, read ahead as batches are, so that the host never holds a second copy of the whole.
+    images = torch.empty((len(split), *split.shards[0].shape[1:]), dtype=torch.uint8, device=device)
+    at_once = max(1, _PUT_BYTES // split.shards[0][0].nbytes)
+    parts = [slice(start, min(start + at_once, len(split))) for start in range(0, len(split), at_once)]
+    with closing(MappedImages(split, device).spans(parts)) as read:
+        for part, values in zip(parts, read, strict=True):
+            images[part] = values
     why = "data_placement is device" if placement == "device" else f"they fit (half of {spelled_bytes(free)} free)"
     return Placed(ResidentImages(images), f"{what} on {device}: {why}")
 

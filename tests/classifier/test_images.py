@@ -19,15 +19,14 @@ from hypothesis import strategies as st
 
 from components.classifier.images import (
     ImageStore,
-    MappedImages,
     Normaliser,
     Placement,
     ResidentImages,
     batch_slices,
-    read_ahead,
     spelled_bytes,
     store_images,
 )
+from components.classifier.mapped_images import MappedImages, read_ahead
 from components.shared.artifacts.artifact import Normalisation
 from components.shared.artifacts.dataset import Split
 from components.shared.errors import ArtifactError

@@ -13,8 +13,9 @@ from sklearn.metrics import log_loss
 from torch import nn
 
 from components.classifier import inference
-from components.classifier.images import ImageStore, MappedImages, Normaliser, ResidentImages, store_images
+from components.classifier.images import ImageStore, Normaliser, ResidentImages, store_images
 from components.classifier.inference import Predictions, chunk_size, predict
+from components.classifier.mapped_images import MappedImages
 from components.classifier.network import Network, network_of
 from components.shared.artifacts.artifact import Normalisation
 from components.shared.artifacts.dataset import Images, Labels, Split
