@@ -37,30 +37,37 @@ SOON = 10.0  # seconds; what is waited for here takes milliseconds
 SIZE = 23 * 3 * 4 * 3  # bytes of the images below
 Pixels = npt.NDArray[np.uint8]
 IMAGES: Pixels = np.random.default_rng(0).integers(0, 256, (23, 3, 4, 3), dtype=np.uint8)
+LARGE: Pixels = np.random.default_rng(0).integers(0, 256, (23, 80, 70, 3), dtype=np.uint8)  # are read one by one
 
 
-def split_of(folder: Path, per_shard: int) -> Split:
+def split_of(folder: Path, per_shard: int, images: Pixels = IMAGES) -> Split:
     """A split whose shards are memory-mapped files."""
     shards: list[Pixels] = []
-    for start in range(0, len(IMAGES), per_shard):
+    for start in range(0, len(images), per_shard):
         file = folder / f"{len(shards)}.npy"
-        np.save(file, IMAGES[start : start + per_shard])
+        np.save(file, images[start : start + per_shard])
         shards.append(np.load(file, mmap_mode="r"))
-    return Split(tuple(shards), np.arange(len(IMAGES)))
+    return Split(tuple(shards), np.arange(len(images)))
 
 
 def reading_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
 
 
+@pytest.mark.parametrize("images", [IMAGES, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("per_shard", [1, 5, 100])
-def test_images_at_any_indices_come_from_any_shards(tmp_path: Path, per_shard: int) -> None:
-    for store in (MappedImages(split_of(tmp_path, per_shard), CPU), ResidentImages(torch.tensor(IMAGES))):
+def test_images_at_any_indices_come_from_any_shards(tmp_path: Path, per_shard: int, images: Pixels) -> None:
+    in_memory = Split(tuple(np.split(images, range(per_shard, 23, per_shard))), np.arange(23))
+    for store in (
+        MappedImages(split_of(tmp_path, per_shard, images), CPU),
+        MappedImages(in_memory, CPU),
+        ResidentImages(torch.tensor(images)),
+    ):
         assert len(store) == 23
         for indices in (np.random.default_rng(0).permutation(23), [22, 0, 4, 5, 4, 4, 10], []):
             batch = store.take(torch.tensor(indices, dtype=torch.int64))
             assert batch.dtype is torch.uint8
-            assert np.array_equal(batch.numpy(), IMAGES[np.array(indices, np.int64)])
+            assert np.array_equal(batch.numpy(), images[np.array(indices, np.int64)])
 
 
 @given(st.data())
@@ -123,10 +130,10 @@ def test_a_file_cut_short_is_an_error_and_one_removed_or_replaced_is_read_to_the
         read(mapped)
 
 
-@given(st.lists(st.none() | st.integers()), st.integers(1, 4))
+@given(st.lists(st.none() | st.integers()), st.integers(1, 4), st.integers(1, 3))
 @settings(max_examples=50, deadline=None)
-def test_results_read_ahead_come_in_order_and_whole(items: list[int | None], depth: int) -> None:
-    assert list(read_ahead(lambda item: item, items, depth)) == items
+def test_results_read_ahead_come_in_order_and_whole(items: list[int | None], depth: int, threads: int) -> None:
+    assert list(read_ahead(lambda item: item, items, depth, threads)) == items
     assert not reading_threads()
 
 
@@ -215,6 +222,14 @@ def test_images_are_placed_by_their_size_and_by_choice(
     images[0] = 0  # a copy, not the file
     if isinstance(placed.store, ResidentImages):
         placed.store.images[0] = 0
+
+
+def test_a_split_is_put_on_the_device_part_by_part() -> None:
+    shades = np.arange(70, dtype=np.uint8)
+    shards = [np.broadcast_to(part[:, None, None, None], (35, 1024, 1024, 1)) for part in (shades[:35], shades[35:])]
+    stored = store_images(Split(tuple(shards), np.zeros(70, np.int64)), CPU, "device").store
+    assert isinstance(stored, ResidentImages)
+    assert torch.equal(stored.images, torch.from_numpy(shades)[:, None, None, None].expand(70, 1024, 1024, 1))
 
 
 def test_what_cannot_be_on_the_device_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,7 @@ def test_chunks_of_one_size_count_every_image_once(
     assert cut.labels.tolist() == labels.tolist()
     assert cut.predicted.tolist() == whole.predicted.tolist()
     np.testing.assert_allclose(cut.losses, whole.losses, rtol=1e-5)
+    assert cut.probabilities is not None and whole.probabilities is not None  # noqa: PT018 - asked for
     np.testing.assert_allclose(cut.probabilities, whole.probabilities, rtol=1e-5)
 
 

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from components.classifier.inference import predict
+from components.classifier.inference import Predictions, predict
 from components.shared.artifacts.dataset import DatasetWriter, SplitName
 from components.shared.artifacts.model import open_model
+from components.train.group import Group, evaluated
 from components.train.train import train
 from tests.examples import digits, small
 from tests.train.trials import ONE_STEP, PLAIN_ARCH, epochs, trainer_of, weights, whole_batch
@@ -153,6 +154,25 @@ def test_a_loss_trains(dataset: Path, loss: dict[str, Any]) -> None:
     assert trainer.best.accuracy > 0.75
     predictions = trainer.predict_with_best()
     assert trainer.best.loss == pytest.approx(predictions.losses.mean())
+
+
+def test_the_best_epochs_predictions_are_made_once(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluations: list[Group] = []
+
+    def counted(*arguments: Any, **options: Any) -> Predictions:
+        evaluations.append(arguments[4])
+        return evaluated(*arguments, **options)
+
+    monkeypatch.setattr("components.train.trainer.evaluated", counted)
+    trainer = trainer_of(dataset, num_epochs=3)
+    epochs(trainer, 2)
+    trainer.train_epoch(lambda: None)  # whose weights are others than those evaluated
+    kept = trainer.predict_with_best()
+    assert len(evaluations) == 2
+    with trainer.best_network():
+        again = trainer.predict(every_class=True)
+    for name in ("labels", "predicted", "losses", "probabilities"):
+        assert np.array_equal(getattr(kept, name), getattr(again, name))
 
 
 SPLITS: tuple[tuple[SplitName, slice, slice], ...] = (
