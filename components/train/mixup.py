@@ -82,6 +82,7 @@ def mix_by(numbers: Tensor, images: Tensor, labels: Tensor) -> Mixed:
     share, outside, top, bottom, left, right = numbers.unbind()
     rows, columns = (torch.arange(size, device=images.device) for size in images.shape[2:])
     is_inside = ((rows >= top) & (rows < bottom)).unsqueeze(1) & (columns >= left) & (columns < right)
-    # Of a pixel: all or nothing where a box is cut, which lerp gives exactly.
-    own = torch.where(is_inside, 0.0, outside).to(images.dtype)
+    # Of a pixel: all or nothing where a box is cut, which lerp gives exactly. Not by torch.where, which copies a number
+    # from the host.
+    own = (outside * ~is_inside).to(images.dtype)
     return Mixed(torch.lerp(images.roll(1, 0), images, own), labels.roll(1), share)

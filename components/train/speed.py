@@ -19,6 +19,7 @@ from components.classifier.device import is_out_of_memory
 from components.classifier.images import ResidentImages
 from components.shared.artifacts.model import TIME_SHARES, Speed
 from components.shared.seeds import derived_seed
+from components.train.step_graph import NotCapturedError
 from components.train.timing import Timing
 from components.train.trainer import Trainer
 
@@ -73,6 +74,8 @@ def measure_speed(trainer: Trainer) -> Speed:
     try:
         with _unchanging(trainer):
             rounds = list(_rounds(trainer, steps, budget_s))
+    except NotCapturedError as error:
+        return _without_bound(report, f"not measurable here (its step is not captured: {error})")
     except (RuntimeError, MemoryError) as error:  # a finished training is not lost for it
         if not is_out_of_memory(error):
             raise

@@ -38,6 +38,10 @@ _LOSS_TOLERANCE = 0.01
 _ON_HOST = ("step", "mu_product")
 
 
+class NotCapturedError(RuntimeError):
+    """Why work is not captured."""
+
+
 class _Differs(Exception):  # noqa: N818 - the run goes on without a graph
     """What replays give is not what plain steps give."""
 
@@ -87,6 +91,7 @@ class CapturedStep:
         if self.outcome is None:
             self._cursor.fill_(batches[0].start)  # behind steps that were taken without a graph
             self._prove()
+            self._step.timing.lap("compiling")
         if self.outcome == "eager":
             return False
         self._replay(_sizes(batches), images)
@@ -94,14 +99,21 @@ class CapturedStep:
         return True
 
     def capture(self, work: Callable[[], object]) -> Replay:
-        """A graph of other work on the step's network and optimiser, at the rates that they have now."""
+        """A graph of other work on the step's network and optimiser, at the rates that they have now.
+
+        Raises:
+            NotCapturedError: There can be none.
+        """
         self._send(self._host_numbers(0))
 
         def record() -> None:
             self._set_rates()
             work()
 
-        return self._captured(record)
+        try:
+            return self._captured(record)
+        except Exception as error:  # whatever keeps it from being captured
+            raise NotCapturedError(_reason(error)) from error
 
     def _replay(self, sizes: tuple[int, ...], images: Iterator[Tensor]) -> None:
         if not isinstance(self._training.images, ResidentImages):
@@ -184,7 +196,7 @@ class CapturedStep:
                 begun.restore()
                 require_equal(made, self._rehearsed(sizes, self._replayed_step, begun), begun.outcome)
         except Exception as error:  # whatever keeps a step from being captured, the plain step does without
-            failure = "there is not enough memory" if is_out_of_memory(error) else first_line(error)
+            failure = _reason(error)
         # Here the error is gone, and with it everything that it held on to.
         if begun is not None:
             begun.restore()
@@ -220,7 +232,7 @@ class CapturedStep:
         for group in self._step.optimiser.param_groups:
             for state in (self._step.optimiser.state.get(parameter, {}) for parameter in group["params"]):
                 for key in _ON_HOST:
-                    if isinstance(value := state.get(key), Tensor) and value.device != self._step.device:
+                    if isinstance(value := state.get(key), Tensor) and value.device.type != self._step.device.type:
                         state[key] = value.to(self._step.device)
                         moved.append((state, key, value))
         return moved
@@ -254,6 +266,13 @@ class CapturedStep:
 
     def _replayed_step(self, batches: Sequence[slice]) -> None:
         self._replay(_sizes(batches), self._images_of(batches))
+
+
+def _reason(error: BaseException) -> str:
+    # What ends a capture is followed by torch's error that it has ended.
+    while error.__context__ is not None:
+        error = error.__context__
+    return "there is not enough memory" if is_out_of_memory(error) else first_line(error)
 
 
 def _sizes(batches: Sequence[slice]) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ import torch
 from components.classifier.batched_transforms import as_on_gpu
 from components.classifier.graphs import GraphedCall, Graphs, Replay
 from components.shared.params.params import Params
+from components.train import speed
 from components.train.checkpoints.format import write_checkpoint
 from components.train.checkpoints.resume import find_checkpoint
 from components.train.group import Group
@@ -229,7 +230,7 @@ RECOMPUTED = {
     "net_arch": [*DROPOUT["net_arch"], *[RELU] * 8],
     "gradient_checkpointing": True,
 }
-PERSPECTIVE = {"additional_transforms": [transform("ElasticTransform", alpha=5.0, sigma=0.5)]}
+COMPRESSED = {"additional_transforms": [transform("JPEG", quality=[50, 90])]}
 CYCLE = SGD | {LR: [schedule("OneCycleLR", max_lr=0.1) | {"interval": "batch"}]}
 REASONS: dict[str, tuple[dict[str, Any], bool, str]] = {
     "asked": ({"step": "eager"}, True, "as step says"),
@@ -238,7 +239,7 @@ REASONS: dict[str, tuple[dict[str, Any], bool, str]] = {
     "Adafactor": ({"optim_class": "torch.optim.Adafactor"}, True, "reads values from the GPU at each step"),
     "SGD, not fused": (SGD | {"optim_kwargs": {"fused": False}}, True, "has a rate on the GPU only where it is fused"),
     "momentum": (CYCLE, True, "learning_rate_schedule[0] (OneCycleLR) moves the momentum, which a graph keeps"),
-    "image by image": (PERSPECTIVE, True, "ElasticTransform in additional_transforms run image by image"),
+    "image by image": (COMPRESSED, True, "JPEG in additional_transforms run image by image"),
     "accumulation": ({"gradient_accumulation_steps": 33}, True, "a graph has at most 32 batches"),
     "checkpointing": (RECOMPUTED, True, "draws the random numbers of its layers again"),
 }
@@ -255,6 +256,31 @@ def test_why_steps_are_not_captured_is_in_the_log(few: Path, heard: pytest.LogCa
     assert reason in record.getMessage()
     assert (record.levelno == logging.WARNING) == (inputs.params.step == "graph")
     assert trainer.captured is None
+
+
+@pytest.mark.parametrize("is_possible", [True, False])
+def test_the_bound_of_replayed_steps_is_a_replayed_step(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, is_possible: bool
+) -> None:
+    monkeypatch.setattr(speed, "SHORTEST_S", 0.0)
+    graphs = RecordedGraphs() if is_possible else Failing(NOT_PERMITTED, 3)
+    trainer = run(dataset, small(step="graph", ema_decay=0.9, num_epochs=1), graphs)
+    trainer.timing.seconds["other"] = 100.0
+    before = [parameter.clone() for parameter in trainer.network.parameters()]
+    replays = graphs.replays
+
+    found = speed.measure_speed(trainer)
+
+    assert found.captured
+    assert "captured step" in speed.speed_lines(found)[1]
+    assert ", captured, images" in speed.speed_lines(found)[0]
+    assert all(map(torch.equal, before, trainer.network.parameters()))
+    if is_possible:
+        assert graphs.replays > replays + 20
+        assert graphs.captures == 3
+    else:
+        why = "CUDA error: operation not permitted when stream is capturing"
+        assert found.why_not == {"of_constant_tensor": f"not measurable here (its step is not captured: {why})"}
 
 
 def test_a_graphed_call_gives_what_the_function_gives() -> None:

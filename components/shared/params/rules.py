@@ -23,7 +23,7 @@ _SET_ELSEWHERE = {
     "params": "must not be given here; the network's parameters are passed",
 }
 _ALWAYS_FALSE = {
-    "capturable": "must be false; steps are not captured into CUDA graphs",
+    "capturable": "must be false; step: graph captures steps, and sets it where that needs it",
     "differentiable": "must be false; nothing is differentiated through a step",
 }
 

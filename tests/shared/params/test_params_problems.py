@@ -234,7 +234,7 @@ def test_the_optimiser_takes_its_learning_rate_from_its_own_key() -> None:
     assert problems(optim_kwargs=kwargs) == {
         "optim_kwargs.lr": "must not be given here; set learning_rate instead",
         "optim_kwargs.params": "must not be given here; the network's parameters are passed",
-        "optim_kwargs.capturable": "must be false; steps are not captured into CUDA graphs",
+        "optim_kwargs.capturable": "must be false; step: graph captures steps, and sets it where that needs it",
         "optim_kwargs.differentiable": "must be false; nothing is differentiated through a step",
     }
     assert Params.from_dict(small(optim_kwargs={"capturable": False})).optim_kwargs == {"capturable": False}
