@@ -51,7 +51,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
             transform("RandomErasing", p=0.5),
         ]
     },
-    "transforms image by image": {"additional_transforms": [transform("ElasticTransform", alpha=5.0, sigma=0.5)]},
+    "transforms image by image": {
+        "additional_transforms": [transform("ElasticTransform", alpha=5.0, sigma=0.5, fill={"others": 0})]
+    },
     **({"tf32": {"precision": "tf32"}} if ON_GPU else {}),
     "bf16": {"precision": "bf16"},
 }

@@ -107,7 +107,7 @@ STATES: dict[str, dict[str, Any]] = {
     "rare evaluation": {"eval_freq": 2},
     "a frozen layer": {"frozen_layers": 2},
     "bfloat16": {"precision": "bf16"},
-    "transforms image by image": {
+    "transforms of the whole batch": {
         "additional_transforms": [
             transform("RandomAffine", degrees=10, translate=[0.1, 0.1]),
             transform("RandomErasing", p=0.5),
@@ -115,10 +115,11 @@ STATES: dict[str, dict[str, Any]] = {
         ]
     },
     "parts of stored images": {"image_height": 6, "image_width": 6, "stored_height": 8, "stored_width": 8},
-    "other transforms": {
+    "transforms also image by image": {
         "additional_transforms": [
             transform("RandAugment", num_ops=2),
-            transform("ElasticTransform", alpha=5.0, sigma=0.5),
+            transform("RandomResizedCrop", size=8, scale=[0.5, 1.0]),
+            transform("ElasticTransform", alpha=5.0, sigma=0.5, fill={"others": 0}),
         ]
     },
 }
