@@ -26,7 +26,7 @@ CIFAR10, SVHN = v2.AutoAugmentPolicy.CIFAR10, v2.AutoAugmentPolicy.SVHN
     ids=repr,
 )
 def test_each_operation_with_each_sign_comes_as_often(transform: Any) -> None:
-    images = pictures(1, 6, 5).expand(2500, -1, -1, -1)
+    images = pictures(1, 6, 5).expand(1500, -1, -1, -1)
     found, expected = as_batch(transform, images), one_by_one(transform, images)
     assert len(set(outcomes(expected))) > 10
     assert set(outcomes(found)) == set(outcomes(expected))
@@ -42,7 +42,6 @@ def tilt(images: Tensor) -> Tensor:
     return images[:, :, :3, :3].double().mean((1, 2, 3)) - images[:, :, 3:, 3:].double().mean((1, 2, 3))
 
 
-@pytest.mark.parametrize("counts", [True, False])
 @pytest.mark.parametrize(
     "transform",
     [
@@ -57,28 +56,25 @@ def tilt(images: Tensor) -> Tensor:
     ],
     ids=repr,
 )
-def test_several_in_turn_are_distributed_as_torchvisions(
-    transform: Any, counts: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not counts:
-        host_cannot_count(monkeypatch)
+def test_several_in_turn_are_distributed_as_torchvisions(transform: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     image = pictures(1, 6, 6, seed=3)
     image[:, :, :3, :3] //= 2
-    images = image.expand(1000, -1, -1, -1)
-    found, expected = as_batch(transform, images, seed=int(counts)), one_by_one(transform, images)
-    for measure in (brightness, tilt):
-        assert alike(measure(found), measure(expected))
-    # Policies and repeated draws: what comes out unchanged, and how many different images there are.
-    same = [way.eq(images).flatten(1).all(1).tolist() for way in (found, expected)]
-    assert equally_often(*same)
-    kinds = [len(set(outcomes(way))) for way in (found, expected)]
-    assert abs(kinds[0] - kinds[1]) < 0.15 * kinds[1]
+    images = image.expand(700, -1, -1, -1)
+    expected, found = one_by_one(transform, images), as_batch(transform, images)
+    host_cannot_count(monkeypatch)
+    for way in (found, as_batch(transform, images, seed=1)):
+        for measure in (brightness, tilt):
+            assert alike(measure(way), measure(expected))
+        # Policies and repeated draws: what comes out unchanged, and how many different images there are.
+        assert equally_often(*(each.eq(images).flatten(1).all(1).tolist() for each in (way, expected)))
+        kinds = [len(set(outcomes(each))) for each in (way, expected)]
+        assert abs(kinds[0] - kinds[1]) < 0.15 * kinds[1]
 
 
 def test_probability_decides_how_often_a_policy_acts() -> None:
     """Of an image of one tone only a few policies of SVHN change anything, by known shares."""
     images = torch.full((4000, 1, 4, 4), 60, dtype=torch.uint8)
     transform = v2.AutoAugment(SVHN, fill=60)
-    found, expected = as_batch(transform, images)[:, 0, 0, 0], one_by_one(transform, images[:1500])[:, 0, 0, 0]
+    found, expected = as_batch(transform, images)[:, 0, 0, 0], one_by_one(transform, images[:1000])[:, 0, 0, 0]
     assert set(found.tolist()) >= set(expected.tolist()) >= {60, 195}
     assert equally_often((found == 60).tolist(), (expected == 60).tolist())

@@ -35,7 +35,8 @@ def both(
     image = pictures(1, height + 1, width + 1, channels)[0, :, :height, :width]
     image = v2.functional.to_dtype(image, kind, scale=True)
     transform = v2.TrivialAugmentWide(interpolation=mode, fill=fill)
-    cases = [(name, magnitude) for name in OPERATIONS for magnitude in every_magnitude(name, height, width)]
+    names = OPERATIONS if fill is None else MOVES  # only they fill anything in
+    cases = [(name, magnitude) for name in names for magnitude in every_magnitude(name, height, width)]
     done = [transform._apply_image_or_video_transform(image, *case, mode, transform._fill) for case in cases]
     numbers = torch.tensor([OPERATIONS.index(name) for name, _ in cases])
     magnitudes = torch.tensor([magnitude for _, magnitude in cases], dtype=torch.float64)
@@ -62,6 +63,8 @@ def test_each_operation_is_torchvisions(
         apart = (found.double() - expected.double()).abs().flatten(1).amax(1)
         for number, name in enumerate(OPERATIONS):
             of_name = apart[numbers == number]
+            if fill is not None and name not in MOVES:
+                continue
             if kind is torch.uint8 and (name not in MOVES or mode == NEAREST):
                 # Torchvision's own contrast rounds a few pixels twice, by where in memory they are.
                 assert of_name.max() == 0 or (name == "Contrast" and (of_name > 0).double().mean() < 0.05), name

@@ -56,7 +56,7 @@ def test_as_on_the_cpu(transform: Any) -> None:
 def test_operations_of_automatic_augmentation_are_torchvisions(mode: str) -> None:
     numbers, magnitudes, images, expected = both(9, 7, 3, torch.uint8, mode, None)
 
-    found = operated(*(each.to(DEVICE) for each in (images, numbers, magnitudes)), mode, None).cpu()
+    found = operated(images.to(DEVICE), numbers.to(DEVICE), magnitudes.to(DEVICE), mode, None).cpu()
 
     apart = (found.int() - expected.int()).abs().flatten(1).amax(1)
     for number, name in enumerate(OPERATIONS):
