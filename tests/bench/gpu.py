@@ -83,7 +83,8 @@ class Bench:
     def resnet(self, **more: Any) -> dict[str, Any]:
         """A request on ResNet-50."""
         precision, batch = ("fp32", 4) if self.is_trial else ("bf16", 256)
-        return {"task": str(self.folder / "224"), "precision": precision, "batch": batch} | more
+        trial = {"guess": 20.0} if self.is_trial else {}
+        return {"task": str(self.folder / "224"), "precision": precision, "batch": batch} | trial | more
 
     def guess(self, rate: float) -> dict[str, float]:
         """About how fast a side is, from which its number of epochs follows."""
