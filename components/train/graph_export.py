@@ -1,7 +1,8 @@
 """The export of the network's graph, by a process of its own beside the training; without torch, so that it is early.
 
 ``python -m components.train.graph_export`` reads a line of JSON and writes the graph, or what is wrong with it, and
-ends when its input does: with the process that has started it, however that ends. It writes no file.
+ends when its input does: with the process that has started it, however that ends. It writes no file; the process that
+has started it keeps the graph beside the run's checkpoints.
 """
 
 from __future__ import annotations
@@ -17,13 +18,18 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import IO, Any, Self
 
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, ParamsError, Problem, ShutterlineError
+from components.shared.logs import step_logger
 from components.shared.params.params import Params
 from components.shared.params.types import LayerSpec
-from components.shared.text import shortened
+from components.shared.text import first_line, shortened
 from components.train.garbage import collect_rarely
+from components.train.graph_files import find_graph, graph_key, keep_graph, shared_graphs
+
+_log = step_logger("train")
 
 # Below the training that it runs beside.
 _NICENESS = 10
@@ -36,20 +42,55 @@ _MOST_KEPT = 16
 
 
 class GraphExport:
-    """A network's graph, exported while this context is open; leaving it ends what is still under way."""
+    """A network's graph, exported while this context is open; leaving it ends what is still under way.
 
-    def __init__(self, params: Params) -> None:
-        self._net_arch = [layer.model_dump(by_alias=True) for layer in params.net_arch]
-        self._request = json.dumps(
-            {"net_arch": self._net_arch, "image": params.image_shape, "classes": params.n_classes}
-        )
+    Args:
+        params: Whose network it is.
+        directory: Of the run's checkpoints, where an earlier attempt may have kept the graph.
+        is_later: Whether :meth:`begin` is called once that directory is known; by default the export begins at once.
+    """
+
+    def __init__(self, params: Params, directory: Path | None = None, *, is_later: bool = False) -> None:
+        net_arch = [layer.model_dump(by_alias=True) for layer in params.net_arch]
+        request = {"net_arch": net_arch, "image": params.image_shape, "classes": params.n_classes}
+        self._params, self._request = params, json.dumps(request)
+        self._directory, self._is_later = directory, is_later
+        # An operator's own layer may change under its name.
+        self._key = graph_key(request) if all(layer["class"].startswith("torch") for layer in net_arch) else ""
         self._graph: Future[bytes] = Future()
         self._process: subprocess.Popen[bytes] | None = None
+        self._file: Path | None = None  # which the graph is from
+        self._keeping = threading.Lock()
 
     def __enter__(self) -> Self:
-        if (known := _exported.get(self._request)) is not None:
-            self._graph.set_result(known)
-            return self
+        return self if self._is_later else self.begin(self._directory)
+
+    def begin(self, directory: Path | None) -> Self:
+        """Take the graph that is kept in a directory, or begin to export it."""
+        directory = shared_graphs() or directory
+        found = find_graph(directory, self._key) if self._key and directory is not None else None
+        if found is not None:
+            self._file, content = found
+        elif (known := _exported.get(self._request)) is not None:
+            content = known
+        else:
+            return self._export()
+        self._graph.set_result(content)
+        return self
+
+    def keep_in(self, directory: Path) -> None:
+        """Keep the graph beside the run's checkpoints, now or once it is there."""
+        with self._keeping:
+            self._directory = directory
+            if self._graph.done() and self._graph.exception() is None:
+                self._keep(self._graph.result())
+
+    def _keep(self, content: bytes) -> None:
+        directory = shared_graphs() or self._directory
+        if self._key and directory is not None and self._file is None:
+            keep_graph(directory, self._key, content)
+
+    def _export(self) -> Self:
         # No GPU, one thread and no group: those are the training's.
         added = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
         environment = {name: text for name, text in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
@@ -92,6 +133,20 @@ class GraphExport:
                 return self._graph.result(_POLL_S)
             poll()
 
+    def again(self, why: Exception) -> bool:
+        """Export anew where the graph was an earlier attempt's and has turned out to be wrong; false where it was not.
+
+        It goes through the same check as every model's; what is wrong with a file is no end of the training.
+        """
+        if self._file is None:
+            return False
+        _log.warning("%s: is not this network's, and it is exported again: %s", self._file, first_line(why))
+        with suppress(OSError):
+            self._file.unlink()
+        self._graph, self._file = Future(), None
+        self._export()
+        return True
+
     def _receive(self, process: subprocess.Popen[bytes]) -> None:
         """Hand over the request and get the graph; the process's input stays open for as long as this one lives."""
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - as they were asked for
@@ -106,11 +161,14 @@ class GraphExport:
             content, code = process.stdout.read(), process.wait()
         complaining.join(_COMPLAINT_S)
         if code == EXIT_OK:
-            if all(layer["class"].startswith("torch") for layer in self._net_arch):  # an operator's own may change
+            if self._key:
                 _exported[self._request] = content
             for earlier in list(_exported)[:-_MOST_KEPT]:
                 del _exported[earlier]
-            self._graph.set_result(content)
+            with self._keeping:
+                if self._directory is not None or shared_graphs() is not None:
+                    self._keep(content)
+                self._graph.set_result(content)
         elif code == EXIT_BAD_INPUT and content:
             self._graph.set_exception(ParamsError([Problem(**problem) for problem in json.loads(content)]))
         else:

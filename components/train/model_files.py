@@ -51,17 +51,27 @@ def write_weights(
         return file
 
     weights = writer.record(written("model.safetensors", save(best)))
-    content = onnx_bytes(
-        graph.wait(poll),
-        best,
-        inputs.normalisation,
-        classes=data.classes,
-        image=image,
-        weights_sha256=weights.sha256,
-        stored_image=stored_image,
-    )
-    file = written(ONNX_FILE, content)
-    require_same_predictions(file, trainer, poll, log)
+
+    def written_onnx() -> Path:
+        content = onnx_bytes(
+            graph.wait(poll),
+            best,
+            inputs.normalisation,
+            classes=data.classes,
+            image=image,
+            weights_sha256=weights.sha256,
+            stored_image=stored_image,
+        )
+        file = written(ONNX_FILE, content)
+        require_same_predictions(file, trainer, poll, log)
+        return file
+
+    try:
+        file = written_onnx()
+    except Exception as error:  # whatever a file that is no graph of this network leads to
+        if not graph.again(error):
+            raise
+        file = written_onnx()
     return {"weights": weights, "onnx": writer.record(file)}
 
 

@@ -194,7 +194,9 @@ def train_step(
     with (
         _noting_what_is_saved(kept, dataset, params),
         # Before torch is imported, which the other process does meanwhile.
-        GraphExport(params) if is_rank_zero() else nullcontext() as graph,
+        GraphExport(params, kept.directory if kept else None, is_later=callable(checkpoints))
+        if is_rank_zero()
+        else nullcontext() as graph,
     ):
         from components.train.group import join_group, own_device, shared_scratch
 
@@ -220,6 +222,8 @@ def train_step(
                 own_device(params.device)
                 if group.is_first:
                     kept = _checkpoints(staging, model, params, location, start_over=start_over)
+                    if graph is not None and callable(checkpoints):
+                        graph.begin(kept.directory)
                 images = staging.artifact(dataset, DATASET, training_files)
                 start = _initial_weights(staging, params)
                 if group.is_first:

@@ -120,11 +120,13 @@ def train(
     with join_group() if group is None else nullcontext(group) as group, ExitStack() as stack:
         first = group.is_first
         if first and graph is None:
-            graph = stack.enter_context(GraphExport(params))
+            graph = stack.enter_context(GraphExport(params, kept.directory))
         inputs = group.together(lambda: check_inputs(checked or check(params), dataset))
         ending = stack.enter_context(ends_deferred())
         stack.enter_context(loss_before_signal(ending))
         group.together(lambda: stack.enter_context(lock_directory(kept.directory, _log)) if first else None)
+        if graph is not None:
+            graph.keep_in(kept.directory)
         # Before the earlier model makes room for another, which checkpoints of another run would hinder.
         found, is_to_clear = group.on_first(lambda: kept.find(params, inputs.dataset_sha256, _log))
         writer = group.together(lambda: stack.enter_context(ArtifactWriter(model, MODEL)) if first else None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -109,6 +111,64 @@ def test_a_process_that_ends_as_if_refused_but_gives_no_reason_is_an_error(
         pytest.raises(ShutterlineError, match="to ONNX ended with exit code 2; is memory short"),
     ):
         graph.wait()
+
+
+KEPT = small(net_arch=[layer("Conv2d", in_channels=1, out_channels=3, kernel_size=2), layer("ReLU6")])
+EXPORTED = """
+import sys
+from pathlib import Path
+from components.shared.params.params import Params
+from components.train.graph_export import GraphExport
+with GraphExport(Params.load(sys.argv[1], [])) as graph:
+    graph.keep_in(Path(sys.argv[2]))
+    sys.stdout.buffer.write(graph.wait())
+"""
+
+
+def foreign(file: Path) -> Path:
+    """The name that fits a file of another content."""
+    return file.with_name(f"{file.name[:23]}{hashlib.sha256(b'no graph').hexdigest()}.onnx")
+
+
+def test_an_earlier_attempts_graph_is_taken_where_it_is_whole_and_runnable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("SHUTTERLINE_GRAPHS", raising=False)
+    (tmp_path / "params.json").write_text(json.dumps(KEPT.to_dict()))
+    kept, command = tmp_path / "checkpoints", [sys.executable, "-c", EXPORTED, "params.json", "checkpoints"]
+    content = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=-1).stdout
+    (file,) = kept.iterdir()
+    assert file.read_bytes() == content
+
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "torch.py").write_text("raise ImportError('not now')\n")  # so that no export can succeed
+    monkeypatch.syspath_prepend(tmp_path / "broken")
+    with GraphExport(KEPT, kept) as graph:
+        assert (graph.wait(), exporters(os.getpid())) == (content, [])
+    with GraphExport(small(net_arch=[layer("ReLU6")]), kept) as graph, pytest.raises(ShutterlineError, match="not now"):
+        graph.wait()
+
+    file.write_bytes(content[:-1])
+    with GraphExport(KEPT, kept) as graph, pytest.raises(ShutterlineError, match="not now"):
+        graph.wait()
+    assert [f"{file}: is damaged, and the network is exported again"] == caplog.messages
+    assert list(kept.iterdir()) == []
+
+
+def test_a_graph_that_is_not_the_networks_is_exported_again(
+    few: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHUTTERLINE_GRAPHS", str(tmp_path / "graphs"))
+    wanted = train(dataset=few, model=tmp_path / "wanted", params=small()).selection
+    (file,) = (tmp_path / "graphs").iterdir()
+    file.rename(foreign(file)).write_bytes(b"no graph")
+
+    assert train(dataset=few, model=tmp_path / "model", params=small()).selection == wanted
+
+    assert sum("is not this network's, and it is exported again" in line for line in caplog.messages) == 1
+    assert [each.name for each in (tmp_path / "graphs").iterdir()] == [file.name]
+    models = [(tmp_path / name / "model.onnx").read_bytes() for name in ("wanted", "model")]
+    assert models[0] == models[1]
 
 
 def test_waiting_can_be_ended() -> None:
