@@ -43,7 +43,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "class_weights": "balanced",
         "loss": {"class": "torch.nn.CrossEntropyLoss", "kwargs": {"label_smoothing": 0.1}},
     },
-    "cutmix alone": {"cutmix_alpha": 1.0},
+    "cutmix, parts of stored images": {
+        "cutmix_alpha": 1.0,
+        "image_height": 6,
+        "image_width": 6,
+        "stored_height": 8,
+        "stored_width": 8,
+    },
     "transforms on the whole batch": {
         "additional_transforms": [
             transform("RandomResizedCrop", size=[8, 8], scale=[0.5, 1.0]),
