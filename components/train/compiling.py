@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -94,29 +94,21 @@ class Compiled:
         """What the model gives for a batch."""
         return (self._compiled if images.shape == self._shape else self._model)(_in_one_layout(images))
 
-    def compile_for(
-        self,
-        images: Tensor,
-        autocast: Callable[[], AbstractContextManager[Any]],
-        kinds: Sequence[Callable[[], AbstractContextManager[Any]]],
-    ) -> None:
-        """Compile forward and backward pass for batches like `images`, by black ones; gradients must be there of none.
+    def compile_for(self, images: Tensor, autocast: AbstractContextManager[object]) -> None:
+        """Compile forward and backward pass for batches like `images`, by black ones; no gradients may be there yet.
 
-        Batch statistics and generators stay as they are, and no gradient is left.
+        Batch statistics and generators stay as they are, and no gradient is left. In a group every process does it.
 
         Args:
             images: A batch as training gives it, float32, shape (batch, channels, height, width).
-            autocast: Makes what the forward pass runs in.
-            kinds: Make what a pass, forward and backward, may run in.
+            autocast: What the forward pass runs in.
         """
         self._shape, self.is_ready = images.shape, True
         kept = [buffer.clone() for buffer in self._model.buffers()]
         with torch.random.fork_rng([images.device] if images.is_cuda else []):
-            for kind in kinds:
-                with kind():
-                    with autocast():
-                        output = self(torch.zeros_like(images))
-                    output.float().sum().backward()
+            with autocast:
+                output = self(torch.zeros_like(images))
+            output.float().sum().backward()
         self._model.zero_grad(set_to_none=True)
         for buffer, before in zip(self._model.buffers(), kept, strict=True):
             buffer.copy_(before)

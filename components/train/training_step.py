@@ -169,9 +169,7 @@ class TrainingStep:
         self.timing.lap("data")
         model = self.network if self._model is None else self._model
         if isinstance(model, Compiled) and not model.is_ready:
-            # Of a group's two kinds of backward passes each is compiled by itself.
-            kinds = [nullcontext, self._unsynced] if self.params.gradient_accumulation_steps > 1 else [nullcontext]
-            model.compile_for(given, lambda: self.precision.autocast(self.device), kinds)
+            model.compile_for(given, self.precision.autocast(self.device))
             self.timing.lap("compiling")
         with nullcontext() if is_last else self._unsynced():
             with self.precision.autocast(self.device), self._recomputed():

@@ -41,8 +41,13 @@ PLAIN = {"net_arch": [CONVOLUTION, layer("ReLU")], "num_epochs": 4, "eval_freq":
 
 CASES: dict[str, dict[str, Any]] = {
     "flips, shuffled": PLAIN,
-    "accumulation, class weights": {
+    "accumulation, class weights, layers computed again": {
         **PLAIN,
+        "net_arch": [
+            CONVOLUTION,
+            *[layer("Hardswish"), layer("Conv2d", in_channels=8, out_channels=8, kernel_size=1)] * 4,
+        ],
+        "gradient_checkpointing": True,
         "gradient_accumulation_steps": 3,
         "class_weights": "balanced",
         "max_grad_norm": 1.0,
