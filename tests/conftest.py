@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 
 # Before torch starts its threads: the tests run side by side, one to a core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A network is exported once for all tests, by whichever process trains it first: 5 s of a core each.
+if not os.environ.get("SHUTTERLINE_GRAPHS"):
+    os.environ["SHUTTERLINE_GRAPHS"] = tempfile.mkdtemp(prefix="shutterline-graphs-")
+    atexit.register(shutil.rmtree, os.environ["SHUTTERLINE_GRAPHS"], ignore_errors=True)
 
 import signal
 from collections.abc import Iterator

@@ -34,6 +34,12 @@ REASON = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each network exported, whatever other tests have kept."""
+    monkeypatch.delenv("SHUTTERLINE_GRAPHS")
+
+
 def exporters(parent: int) -> list[int]:
     """Process ids of the exports that a process has started."""
     found = []
@@ -133,7 +139,6 @@ def foreign(file: Path) -> Path:
 def test_an_earlier_attempts_graph_is_taken_where_it_is_whole_and_runnable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.delenv("SHUTTERLINE_GRAPHS", raising=False)
     (tmp_path / "params.json").write_text(json.dumps(KEPT.to_dict()))
     kept, command = tmp_path / "checkpoints", [sys.executable, "-c", EXPORTED, "params.json", "checkpoints"]
     content = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=-1).stdout
