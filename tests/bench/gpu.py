@@ -31,7 +31,7 @@ from tests.bench.sides.process import ROOT, FailedError, Side
 # Of the timed part of one measurement.
 SECONDS = 3.0
 # Of what one measurement may take, its start and compiling included, before its process is ended.
-TIMEOUT_S = 120.0
+TIMEOUT_S = 180.0
 
 
 @dataclass(frozen=True)

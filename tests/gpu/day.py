@@ -79,7 +79,8 @@ def parts(device: str, report: Path, earlier: str | None) -> list[Part]:
         measured("bench-small-batches", "small-batches", 50),
         measured("bench-resnet", "resnet", 130),
         Part("transforms", pytest_command("tests/gpu/test_transforms_there.py", workers=0), 40),
-        measured("bench-rest", "other-precisions,compiled", 180),
+        measured("bench-precisions", "other-precisions", 80),
+        measured("bench-compiled", "compiled", 240),
     ]
 
 

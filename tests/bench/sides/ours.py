@@ -35,6 +35,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     options = {"compile": "never", "learning_rate_schedule": []} | request.get("params", {})
     params = task.params(num_epochs=epochs, eval_freq=epochs, save_freq=epochs, **options)
     if device.type == "cuda":
+        torch.cuda.init()  # type: ignore[no-untyped-call] # before which there are no figures to begin anew
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     warned = _Warnings()
