@@ -87,6 +87,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         lambda parts: edit(parts.model / "model.json", classes=["a", "b", "c"]),
         "calls class 0 'a'",
     ),
+    "a stored image smaller than the model's": (
+        lambda parts: edit(parts.model / "model.json", stored_image={"height": 9, "width": 7, "channels": 1}),
+        "its stored_image is smaller than its image, or of other channels; the file is damaged",
+    ),
     "images cut short and recorded": (cut_and_record, "is not a NumPy array file"),
     "path above the directory": (lambda parts: name_outside(parts, "../elsewhere"), "must be a plain path below"),
     "link out of the directory": (lead_outside, "leads out of the artifact's directory"),

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from components.shared.artifacts.artifact import manifest_digest, read_manifest
+from components.shared.artifacts.artifact import ImageShape, manifest_digest, read_manifest
 from components.shared.artifacts.dataset import DATASET
 from components.shared.artifacts.model import MODEL
 from components.shared.events.data import Cancelled, Emit, Failed, Progress, Succeeded
 from components.shared.events.spool import events_in
 from components.shared.params.params import Params
 from components.shared.step import StepFailed, run_step
+from components.shared.tracking.model_folder import model_folder
 from components.shared.version import __version__
 from tests.examples import write_digits
 from tests.shared.tracking.conftest import RUN
@@ -31,6 +33,14 @@ from tests.shared.tracking.steps import (
     three_epochs,
     train_recorded,
 )
+from tests.train.manifests import history_of, manifest_of
+
+
+def test_mlflow_is_told_what_images_are_resized_to_before_their_middle_is_taken() -> None:
+    manifest = manifest_of(history_of(2), stored_image=ImageShape(height=12, width=11, channels=1))
+    document = yaml.safe_load(model_folder(manifest, "model.onnx", "run", "3.17.2")["MLmodel"])
+    assert document["metadata"]["shutterline.stored_image"] == [12, 11, 1]
+    assert json.loads(document["signature"]["inputs"])[0]["tensor-spec"]["shape"] == [-1, 8, 8, 1]
 
 
 def test_a_training_is_recorded_whole(store: Any, tmp_path: Path, events: Path) -> None:
