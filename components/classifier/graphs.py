@@ -6,13 +6,16 @@ number of Python's change. A maker of graphs is a :class:`Graphs`; torch's is :c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from components.classifier.device import is_out_of_memory
+from components.shared.text import first_line
 
 Replay = Callable[[], object]
 
@@ -129,27 +132,60 @@ class GraphedCall:
         Exception: Whatever `work` or the capture raises.
     """
 
-    def __init__(self, graphs: Graphs, work: Callable[..., Sequence[Tensor]], *examples: Tensor) -> None:
+    def __init__(self, graphs: Graphs, work: Callable[..., Tensor], *examples: Tensor) -> None:
         self._inputs = [example.clone() for example in examples]
-        expected = work(*self._inputs)
-        # Not in the pool of the graphs, where the next replay of any of them may write.
-        self._outputs = [torch.empty_like(value) for value in expected]
-
-        def record() -> None:
-            for output, value in zip(self._outputs, work(*self._inputs), strict=True):
-                output.copy_(value)
-
-        self._replay = graphs.capture(record)
-        for output in self._outputs:
-            output.zero_()  # what is compared is the replay's
+        is_cached = torch.is_autocast_cache_enabled()
+        # Weights that autocast has rounded already would be those of the capture for ever.
+        torch.set_autocast_cache_enabled(False)
         try:
-            torch.testing.assert_close(self(*examples), list(expected), equal_nan=True)
+            expected = work(*self._inputs)
+            # Not in the pool of the graphs, where the next replay of any of them may write.
+            self._output = torch.zeros_like(expected)
+            self._replay = graphs.capture(lambda: self._output.copy_(work(*self._inputs)))
+        finally:
+            torch.set_autocast_cache_enabled(is_cached)
+        self._output.zero_()  # what is compared is the replay's
+        try:
+            torch.testing.assert_close(self(*examples), expected, equal_nan=True)
         except AssertionError as error:
             raise RuntimeError("a replay gave other values than the call that was captured") from error
 
-    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+    def __call__(self, *inputs: Tensor) -> Tensor:
         """What the function gives for `inputs`, shaped as the examples were."""
         for held, value in zip(self._inputs, inputs, strict=True):
             held.copy_(value)
         self._replay()
-        return [output.clone() for output in self._outputs]
+        return self._output.clone()
+
+
+class GraphedCalls:
+    """Functions by their names, each called as a graph once it was called; itself where there can be no graph of it.
+
+    A name stands for one function of tensors that keep their address, and `report` gets why one has no graph, once.
+    """
+
+    def __init__(self, graphs: Graphs, report: Callable[[str], None]) -> None:
+        self._graphs, self._report = graphs, report
+        self._calls: dict[tuple[Hashable, ...], GraphedCall | None] = {}
+        self._is_reported = False
+
+    def __call__(self, name: Hashable, work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """What `work` gives for `inputs`."""
+        key = (name, *(value.shape for value in inputs))
+        if key not in self._calls:
+            try:
+                self._calls[key] = GraphedCall(self._graphs, work, *inputs)
+            except Exception as error:  # whatever keeps it from being captured, a plain call does without
+                self._calls[key] = None
+                if not self._is_reported:
+                    self._report(reason_of(error))
+                self._is_reported = True
+        call = self._calls[key]
+        return work(*inputs) if call is None else call(*inputs)
+
+
+def reason_of(error: BaseException) -> str:
+    """Why work was not captured, for the log: what torch says of the end of a capture follows what has ended it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return "there is not enough memory" if is_out_of_memory(error) else first_line(error)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
+from components.classifier.graphs import GraphedCalls
 from components.classifier.images import Normaliser, StoredImages
 from components.classifier.network import Network
 from components.shared.metrics import Integers, Metrics, Reals, metrics_of
@@ -78,6 +79,7 @@ def predict(
     every_class: bool = False,
     chunks: Sequence[Chunk] | None = None,
     poll: Callable[[], None] = lambda: None,
+    graphed: GraphedCalls | None = None,
 ) -> Predictions:
     """Evaluate a network on every image of a split; the network's mode is restored.
 
@@ -89,9 +91,14 @@ def predict(
         every_class: Keep the probability of every class, 8 bytes each, not only of the predicted one.
         chunks: Some chunks of the split, one after the other, whose images alone are predicted.
         poll: Called before each chunk; may end the evaluation.
+        graphed: By graphs of which chunks are predicted; it is of this network, which keeps the address of its weights.
     """
     if chunks is None:
         chunks = chunks_of(len(images), network)
+
+    def work(part: Tensor, wanted: Tensor) -> Tensor:
+        return _scores(network(normalise(part)), wanted, every_class=every_class)
+
     training = network.training
     network.eval()
     found = []
@@ -99,7 +106,8 @@ def predict(
         with torch.inference_mode(), closing(images.spans([chunk.read for chunk in chunks])) as spans:
             for chunk, part in zip(chunks, spans, strict=True):
                 poll()
-                scores = _scores(network(normalise(part)), labels[chunk.read], every_class=every_class)
+                wanted = labels[chunk.read]
+                scores = work(part, wanted) if graphed is None else graphed(every_class, work, part, wanted)
                 found.append(scores[chunk.begin - chunk.read.start :])
             # The one moment the host waits for the device.
             columns = torch.cat(found).cpu().numpy()

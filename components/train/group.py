@@ -26,6 +26,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from components.classifier.device import choose_device
+from components.classifier.graphs import GraphedCalls
 from components.classifier.images import Normaliser, StoredImages
 from components.classifier.inference import Predictions, chunks_of, predict
 from components.classifier.network import Network
@@ -286,6 +287,7 @@ def evaluated(
     *,
     every_class: bool = False,
     poll: Callable[[], None] = lambda: None,
+    graphed: GraphedCalls | None = None,
 ) -> Predictions:
     """As :func:`~components.classifier.inference.predict`, shared out among the processes of a group.
 
@@ -297,7 +299,8 @@ def evaluated(
     first, last = (len(chunks) * rank // group.size for rank in (group.rank, group.rank + 1))
     own, mine = None, chunks[first:last]
     if mine:
-        own = predict(network, images, labels, normalise, every_class=every_class, chunks=mine, poll=poll)
+        options: dict[str, Any] = {"every_class": every_class, "chunks": mine, "poll": poll, "graphed": graphed}
+        own = predict(network, images, labels, normalise, **options)
     for _ in range(len(mine), -(-len(chunks) // group.size)):  # one at most
         poll()
     if group.size == 1 and own is not None:

@@ -14,11 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.classifier.device import is_out_of_memory
-from components.classifier.graphs import Graphs, Replay
+from components.classifier.graphs import Graphs, Replay, reason_of
 from components.classifier.images import ImageStore, LabelledImages, ResidentImages
 from components.shared.logs import step_logger
-from components.shared.text import first_line
 from components.train.mixup import NUMBERS
 from components.train.timing import Timing
 from components.train.training_step import TrainingStep
@@ -113,7 +111,7 @@ class CapturedStep:
         try:
             return self._captured(record)
         except Exception as error:  # whatever keeps it from being captured
-            raise NotCapturedError(_reason(error)) from error
+            raise NotCapturedError(reason_of(error)) from error
 
     def _replay(self, sizes: tuple[int, ...], images: Iterator[Tensor]) -> None:
         if not isinstance(self._training.images, ResidentImages):
@@ -196,7 +194,7 @@ class CapturedStep:
                 begun.restore()
                 require_equal(made, self._rehearsed(sizes, self._replayed_step, begun), begun.outcome)
         except Exception as error:  # whatever keeps a step from being captured, the plain step does without
-            failure = _reason(error)
+            failure = reason_of(error)
         # Here the error is gone, and with it everything that it held on to.
         if begun is not None:
             begun.restore()
@@ -266,13 +264,6 @@ class CapturedStep:
 
     def _replayed_step(self, batches: Sequence[slice]) -> None:
         self._replay(_sizes(batches), self._images_of(batches))
-
-
-def _reason(error: BaseException) -> str:
-    # What ends a capture is followed by torch's error that it has ended.
-    while error.__context__ is not None:
-        error = error.__context__
-    return "there is not enough memory" if is_out_of_memory(error) else first_line(error)
 
 
 def _sizes(batches: Sequence[slice]) -> tuple[int, ...]:

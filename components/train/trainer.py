@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from components.classifier.graphs import Graphs
+from components.classifier.graphs import GraphedCalls, Graphs
 from components.classifier.images import ImageStore, LabelledImages, Normaliser, StoredImages, batch_slices
 from components.classifier.inference import Predictions
 from components.classifier.losses import counts_of
@@ -21,6 +22,7 @@ from components.classifier.optimisers import Schedules
 from components.classifier.rates import rehearse
 from components.shared.artifacts.model import EpochRecord, StartedFrom
 from components.shared.errors import DivergedError, ParamsError, Problem
+from components.shared.logs import step_logger
 from components.shared.params.params import Params
 from components.shared.seeds import derived_seed
 from components.train.group import Group, evaluated
@@ -28,6 +30,8 @@ from components.train.precision import Precision
 from components.train.step_graph import CapturedStep
 from components.train.step_mode import choose_step_mode
 from components.train.training_step import TrainingStep
+
+_log = step_logger("train")
 
 # Probabilities of the best evaluation that are kept until the end, 32 MiB; of more, the best weights make them again.
 _KEPT_VALUES = 2**22
@@ -101,9 +105,11 @@ class Trainer:
         self.schedules = Schedules(params, self.optimiser, len(self.steps))
         self.step_mode = choose_step_mode(step, has_graphs=graphs is not None)
         self.captured: CapturedStep | None = None
+        self._graphed: GraphedCalls | None = None
         if graphs is not None and self.step_mode.is_captured:
             batches = [self.slices[begin:end] for begin, end in self.steps]
             self.captured = CapturedStep(step, training, batches, graphs)
+            self._graphed = GraphedCalls(graphs, partial(_log.warning, "evaluation: eager, it is not captured: %s"))
         # On the CPU, so that the order is the same on every device.
         self.shuffling = torch.Generator().manual_seed(derived_seed(params.manual_seed, "shuffle"))
         self.history: list[EpochRecord] = []
@@ -271,6 +277,7 @@ class Trainer:
                 self.group,
                 every_class=every_class,
                 poll=poll,
+                graphed=self._graphed if self.is_captured else None,
             )
 
     def predict_with_best(self) -> Predictions:

@@ -42,12 +42,16 @@ class RecordedGraphs:
         return replay
 
 
+def _memory(tensor: Any) -> int | None:
+    return tensor.untyped_storage().data_ptr() if isinstance(tensor, Tensor) else None
+
+
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, generators: Sequence[torch.Generator], host: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         # A kernel gets a generator as another object of Python's.
         self._generators = [generator._cdata for generator in generators]  # type: ignore[attr-defined]
-        self._host = {tensor.untyped_storage().data_ptr() for tensor in host}
+        self._host = [_memory(tensor) for tensor in host]
         self._kernels: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -56,13 +60,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors = [value for value in taken if isinstance(value, Tensor)]
         if name in _READING or (name.startswith("index") and any(one.dtype is torch.bool for one in tensors)):
             raise RuntimeError(f"operation not permitted when stream is capturing: {name}")
-        if any(tensor.untyped_storage().data_ptr() in self._host for tensor in tensors):
+        if any(_memory(tensor) in self._host for tensor in tensors):
             raise RuntimeError(f"{name} is called with a tensor of the host in a capture")
         for drawn in taken:
             if isinstance(drawn, torch.Generator) and drawn._cdata not in self._generators:  # type: ignore[attr-defined]
                 raise RuntimeError(f"{name} draws from a generator that the graph does not have")
         given = func(*args, **kwargs)
-        if not func.is_view and name not in _WITHOUT_VALUES and not name.startswith("_record_function"):
+        # Views need no kernel; what may be one (reshape, contiguous) is one where it shares its memory.
+        is_view = func.is_view and any(_memory(given) == _memory(tensor) for tensor in tensors)
+        if not is_view and name not in _WITHOUT_VALUES and not name.startswith("_record_function"):
             self._kernels.append((func, args, kwargs, None if func._schema.is_mutable else given))
         return given
 

@@ -84,6 +84,7 @@ CASES: dict[str, dict[str, Any]] = {
     | MIXED
     | {"gradient_accumulation_steps": 3, "max_grad_norm": 0.5, "batch_size": 16, "class_weights": "balanced"},
     "images on the host": MIXED | {"data_placement": "host", "flip_images": True, "gradient_accumulation_steps": 2},
+    "bfloat16": SGD | {"precision": "bf16", "learning_rate": 0.2},
     "two rates": {"backbone_learning_rate": 0.001, "decay_biases_and_norms": False} | COSINE,
     "batched transforms": {
         "flip_images": True,
@@ -131,7 +132,7 @@ def test_two_hundred_steps_with_a_smaller_last_one(dataset: Path) -> None:
     captured = run(dataset, small(step="graph", **changes), graphs)
 
     assert captured.position.step == 203
-    assert graphs.captures == 2
+    assert graphs.captures == 3  # one is of the evaluation
     assert differing(state(plain), state(captured)) == []
 
 
@@ -263,7 +264,7 @@ def test_the_bound_of_replayed_steps_is_a_replayed_step(
     dataset: Path, monkeypatch: pytest.MonkeyPatch, is_possible: bool
 ) -> None:
     monkeypatch.setattr(speed, "SHORTEST_S", 0.0)
-    graphs = RecordedGraphs() if is_possible else Failing(NOT_PERMITTED, 3)
+    graphs = RecordedGraphs() if is_possible else Failing(NOT_PERMITTED, 4)
     trainer = run(dataset, small(step="graph", ema_decay=0.9, num_epochs=1), graphs)
     trainer.timing.seconds["other"] = 100.0
     before = [parameter.clone() for parameter in trainer.network.parameters()]
@@ -277,21 +278,31 @@ def test_the_bound_of_replayed_steps_is_a_replayed_step(
     assert all(map(torch.equal, before, trainer.network.parameters()))
     if is_possible:
         assert graphs.replays > replays + 20
-        assert graphs.captures == 3
+        assert graphs.captures == 4
     else:
         why = "CUDA error: operation not permitted when stream is capturing"
         assert found.why_not == {"of_constant_tensor": f"not measurable here (its step is not captured: {why})"}
 
 
+def test_where_evaluation_is_not_captured_it_is_as_before(few: Path, heard: pytest.LogCaptureFixture) -> None:
+    plain = run(few, small(step="eager"))
+    heard.clear()
+    captured = run(few, small(step="graph"), Failing(NOT_PERMITTED, 3))
+
+    assert captured.is_captured
+    (warning,) = [record.getMessage() for record in heard.records if record.levelno == logging.WARNING]
+    assert warning == f"evaluation: eager, it is not captured: {str(NOT_PERMITTED).splitlines()[0]}"
+    assert differing(state(plain), state(captured)) == []
+
+
 def test_a_graphed_call_gives_what_the_function_gives() -> None:
     graphs, layer = RecordedGraphs(), torch.nn.Linear(3, 2)
     with torch.no_grad():
-        call = GraphedCall(graphs, lambda one, other: (layer(one), one + other), torch.ones(4, 3), torch.zeros(4, 3))
+        call = GraphedCall(graphs, lambda one, other: layer(one) + other.sum(), torch.ones(4, 3), torch.zeros(4, 3))
         one, other = torch.rand(4, 3), torch.rand(4, 3)
         first, second = call(one, other), call(other, one)
 
-        assert torch.equal(first[0], layer(one))
-        assert torch.equal(second[0], layer(other))
-        assert torch.equal(first[1], one + other)
+        assert torch.equal(first, layer(one) + other.sum())
+        assert torch.equal(second, layer(other) + one.sum())
         with pytest.raises(RuntimeError, match="a replay gave other values than the call that was captured"):
-            GraphedCall(Wrong(lambda replay: None), lambda values: (values + 1,), torch.rand(4, 3))
+            GraphedCall(Wrong(lambda replay: None), lambda values: values + 1, torch.rand(4, 3))
