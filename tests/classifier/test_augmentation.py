@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.transforms import v2
 
 from components.classifier.augmentation import Augmentation, PerImageTransforms
 from components.classifier.images import random_flips
@@ -77,6 +78,16 @@ def test_any_mixture_without_chance_is_image_by_image_to_the_bit(entries: list[E
                 "RandomPerspective, AugMix run image by image",
                 "RandomInvert, RandomCrop run batched",
             ],
+        ),
+        (
+            [
+                transform("RandomResizedCrop", size=8),
+                transform("RandAugment"),
+                transform("TrivialAugmentWide"),
+                transform("AutoAugment"),
+                transform("Resize", size=[8, 8]),
+            ],
+            ["RandomResizedCrop, RandAugment, TrivialAugmentWide, AutoAugment, Resize run batched"],
         ),
         # Images differ in size between the two, so that they cannot be one batch.
         (
@@ -269,3 +280,13 @@ def test_corners_on_a_line_are_drawn_again(side: int, count: int) -> None:
             torch.manual_seed(0)
             outcomes.append(singly(entry, shape=(side, side, 1))(images))
         assert torch.equal(*outcomes)
+
+
+def test_a_resized_crop_brings_whole_batches_from_the_stored_size_to_the_models() -> None:
+    crop = transform("RandomResizedCrop", size=8, scale=[1.0, 1.0], ratio=[1.0, 1.0])
+    chain = Augmentation(specs(crop, transform("RandAugment", num_ops=0)), (12, 12, 3), CPU, (8, 8, 3))
+    images = noise(5, (12, 12, 3))
+    found = chain(images, generator())
+    assert chain.describe() == "RandomResizedCrop, RandAugment run batched"
+    assert not chain.crops
+    assert torch.equal(found, v2.functional.resize(images.permute(0, 3, 1, 2), [8, 8]) / 255)
