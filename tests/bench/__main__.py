@@ -40,6 +40,8 @@ ROWS = {
     "r": "prediction.first_prediction",
     "s": "evaluation.evaluation_rates",
     "t": "transforms.transform_rates",
+    "u": "earlier.starts",
+    "v": "earlier.trainings",
 }
 
 
