@@ -7,7 +7,6 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from scipy.stats import chi2_contingency, ks_2samp
 from torch import Tensor
@@ -68,9 +67,3 @@ def equally_often(found: Sequence[Hashable], expected: Sequence[Hashable]) -> bo
 def alike(found: Tensor, expected: Tensor) -> bool:
     """Whether two samples of numbers may come from one distribution: a Kolmogorov–Smirnov test."""
     return bool(ks_2samp(found.double().numpy(), expected.double().numpy()).pvalue > LIKELY)
-
-
-def host_cannot_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU: all images are worked on, and the chosen ones are kept."""
-    for module in ("batched_transforms", "image_operations", "resized_crop"):
-        monkeypatch.setattr(f"components.classifier.{module}.host_can_count", lambda device: False)

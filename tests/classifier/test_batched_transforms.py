@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import v2
 
 from components.classifier.augmentation import batched
+from components.classifier.batched_transforms import as_on_gpu
 from tests.classifier.both_ways import (
     CPU,
     as_batch,
     equally_often,
     furthest,
-    host_cannot_count,
     one_by_one,
     outcomes,
     pictures,
@@ -87,14 +87,12 @@ def test_each_outcome_comes_as_often(transform: Any) -> None:
 
 
 @pytest.mark.parametrize("transform", [*DISCRETE[-5:], v2.ColorJitter((1.6, 1.6), (0.5, 0.5), (1.9, 1.9))], ids=repr)
-def test_outcomes_are_the_same_where_the_host_cannot_count_the_chosen(
-    transform: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outcomes_are_the_same_where_the_host_cannot_count_the_chosen(transform: Any) -> None:
     """As on a GPU: every image is worked on, and the chosen ones are kept."""
     images = pictures(1, 3, 2).expand(1000, -1, -1, -1)
     found = outcomes(as_batch(transform, images))
-    monkeypatch.setattr("components.classifier.batched_transforms.host_can_count", lambda device: False)
-    again = outcomes(as_batch(transform, images, seed=1))
+    with as_on_gpu():
+        again = outcomes(as_batch(transform, images, seed=1))
     assert set(again) == set(found)
     assert equally_often(again, found)
 
@@ -202,8 +200,8 @@ class _Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ],
     ids=repr,
 )
-def test_where_the_host_cannot_count_it_waits_for_nothing(transform: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    host_cannot_count(monkeypatch)
+@as_on_gpu()
+def test_where_the_host_cannot_count_it_waits_for_nothing(transform: Any) -> None:
     images = pictures(6)
     as_batch(transform, images)  # what is copied to a device once is there
     part, generator = batched(transform, CPU), torch.Generator().manual_seed(1)

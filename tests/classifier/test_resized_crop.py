@@ -11,8 +11,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tv
 
+from components.classifier.batched_transforms import as_on_gpu
 from components.classifier.resized_crop import random_windows
-from tests.classifier.both_ways import alike, as_batch, equally_often, furthest, host_cannot_count, one_by_one, pictures
+from tests.classifier.both_ways import alike, as_batch, equally_often, furthest, one_by_one, pictures
 
 SIZES = [(5, 9), (32, 40)]
 SHAPES = [(1, 1), (3, 200), (32, 40), (70, 50)]
@@ -37,11 +38,9 @@ def test_each_window_is_resized_as_torchvision_does_it(mode: str, smooth: bool) 
 
 
 @pytest.mark.parametrize(("mode", "smooth"), MODES)
-def test_where_the_host_cannot_count_it_is_torchvision_in_float32(
-    mode: str, smooth: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@as_on_gpu()
+def test_where_the_host_cannot_count_it_is_torchvision_in_float32(mode: str, smooth: bool) -> None:
     """As torchvision has it on a GPU: of uint8 images a rounded value in 200 may be a level off, of others 1e-5."""
-    host_cannot_count(monkeypatch)
     apart = []
     for (height, width), size in itertools.product(SHAPES, SIZES):
         transform = v2.RandomResizedCrop(size, interpolation=InterpolationMode(mode), antialias=smooth)
