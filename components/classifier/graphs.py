@@ -6,6 +6,7 @@ number of Python's change. A maker of graphs is a :class:`Graphs`; torch's is :c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
@@ -19,6 +20,8 @@ from components.shared.text import first_line
 
 Replay = Callable[[], object]
 
+# A graph is made for as much as four calls, which what is called once or twice in a run would pay for nothing.
+_PLAIN_CALLS = 2
 # The allocators keep pointers to graphs whose capture failed, which they read at each later capture.
 _FAILED: list[torch.cuda.CUDAGraph] = []
 
@@ -159,7 +162,7 @@ class GraphedCall:
 
 
 class GraphedCalls:
-    """Functions by their names, each called as a graph once it was called; itself where there can be no graph of it.
+    """Functions by their names, called as graphs from their third call on; themselves where there can be no graph.
 
     A name stands for one function of tensors that keep their address, and `report` gets why one has no graph, once.
     """
@@ -167,12 +170,16 @@ class GraphedCalls:
     def __init__(self, graphs: Graphs, report: Callable[[str], None]) -> None:
         self._graphs, self._report = graphs, report
         self._calls: dict[tuple[Hashable, ...], GraphedCall | None] = {}
+        self._plain = Counter[tuple[Hashable, ...]]()
         self._is_reported = False
 
     def __call__(self, name: Hashable, work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """What `work` gives for `inputs`."""
         key = (name, *(value.shape for value in inputs))
         if key not in self._calls:
+            if self._plain[key] < _PLAIN_CALLS:
+                self._plain[key] += 1
+                return work(*inputs)
             try:
                 self._calls[key] = GraphedCall(self._graphs, work, *inputs)
             except Exception as error:  # whatever keeps it from being captured, a plain call does without
