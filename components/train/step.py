@@ -34,6 +34,7 @@ from components.shared.storage.location import AnyPath, Location, parse_location
 from components.train.checkpoints.format import list_checkpoints
 from components.train.checkpoints.resume import Checkpoints, of_another_length, require_alone, training_id
 from components.train.garbage import collect_rarely
+from components.train.gpu_context import wake_gpu
 from components.train.graph_export import GraphExport
 from components.train.launch import IN_PIPELINE, Launch
 
@@ -148,6 +149,7 @@ def trial_step(
     *, dataset: AnyPath, params: Params, trial: Callable[[Path, Params], Reported], emit: Emit = ignore_events
 ) -> Reported:
     """A trial, from a dataset directory and params to a result, on a dataset that may be in a bucket."""
+    wake_gpu(params.device)
     from components.classifier.check import check
     from components.train.group import own_device
 
@@ -186,6 +188,7 @@ def train_step(
         group: The processes that train together; by default those that the environment names.
         finish: Called in the first process with the result, once it is published.
     """
+    wake_gpu(params.device)
     kept = None
     if isinstance(checkpoints, Path):
         kept = Checkpoints(checkpoints)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from components.train.gpu_context import wake_gpu
 from tests.examples import small
 
 # torch's compiler and what it brings; what transforms, TensorBoard's curves, a model's files, brokers, stores need.
@@ -40,3 +41,9 @@ def test_the_first_steps_are_made_without(options: list[str], until: str, datase
     assert until in lines[-1], "".join(lines)
     assert "torch.optim" in names
     assert names.isdisjoint(HEAVY), names & {*HEAVY}
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia/version").exists(), reason="there is an NVIDIA driver")
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1"])
+def test_without_a_driver_no_gpu_is_woken(device: str) -> None:
+    assert wake_gpu(device) is None
