@@ -266,7 +266,7 @@ def _classes(names: str) -> frozenset[type]:
 _KERNELS = {**KERNELS, **COLOR_KERNELS, **AUTO_KERNELS, **OPERATION_KERNELS, **WARP_KERNELS}
 _KERNELS[v2.RandomResizedCrop] = random_resized_crop
 # Whether a kernel has a transform's arguments.
-_IF: dict[type, Callable[[Any], bool]] = {
+_HAS_ARGUMENTS: dict[type, Callable[[Any], bool]] = {
     **dict.fromkeys(AUTO_KERNELS, is_known),
     **dict.fromkeys(
         (v2.RandomAffine, v2.RandomRotation, *WARP_KERNELS), lambda transform: affine_mode(transform) is not None
@@ -295,7 +295,7 @@ def batched(transform: Any, device: torch.device) -> Batched | None:
         # A fill by types of images, a size of its own for every image, or an interpolation that the kernels lack.
         if isinstance(getattr(transform, "fill", None), dict) or getattr(transform, "expand", False):
             return None
-        if (is_able := _IF.get(kind)) is not None and not is_able(transform):
+        if (is_able := _HAS_ARGUMENTS.get(kind)) is not None and not is_able(transform):
             return None
         kernel: Batched = partial(_KERNELS.get(kind, _by_torchvision), transform)
         return _sometimes([kernel], transform.p) if kind in _SOMETIMES | _WITH_CHANCE else kernel

@@ -58,7 +58,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name, kwargs = func._schema.name.rpartition("::")[2], kwargs or {}
         taken = pytree.tree_leaves((args, kwargs))
         tensors = [value for value in taken if isinstance(value, Tensor)]
-        if name in _READING or (name.startswith("index") and any(one.dtype is torch.bool for one in tensors)):
+        masks = pytree.tree_leaves(args[1:2]) if name.startswith("index") else ()
+        if name in _READING or any(isinstance(mask, Tensor) and mask.dtype is torch.bool for mask in masks):
             raise RuntimeError(f"operation not permitted when stream is capturing: {name}")
         if any(_memory(tensor) in self._host for tensor in tensors):
             raise RuntimeError(f"{name} is called with a tensor of the host in a capture")

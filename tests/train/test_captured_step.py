@@ -89,7 +89,8 @@ CASES: dict[str, dict[str, Any]] = {
     "batched transforms": {
         "flip_images": True,
         "additional_transforms": [
-            transform("RandomCrop", size=8, padding=2),
+            transform("RandomResizedCrop", size=8, scale=[0.5, 1.0]),
+            transform("RandAugment"),
             transform("RandomErasing", p=0.5),
             transform("ColorJitter", brightness=0.3, contrast=0.2),
         ],
