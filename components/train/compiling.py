@@ -77,43 +77,36 @@ class Compiled:
     """A model compiled for batches of one shape; a batch of any other, as an epoch's last, is computed uncompiled.
 
     Args:
-        model: The network, or what shares it among processes.
-
-    Attributes:
-        is_ready: Whether :meth:`compile_for` was called, after which nothing more is compiled.
+        model: The network, or what shares it among processes, as it trains.
+        shape: Of the batches that are compiled for: (batch, channels, height, width).
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model, self._shape = model, torch.Size()
+    def __init__(self, model: nn.Module, shape: tuple[int, int, int, int]) -> None:
+        self._model, self._shape = model, torch.Size(shape)
         # torch's own graphs would be captured beside a step's, and their memory is not shared.
         options: dict[str, Any] = {"triton.cudagraphs": False}
         self._compiled: Callable[[Tensor], Any] = torch.compile(model, dynamic=False, options=options)
-        self.is_ready = False
 
     def __call__(self, images: Tensor) -> Any:
-        """What the model gives for a batch."""
+        """What the model gives for a batch, float32."""
         return (self._compiled if images.shape == self._shape else self._model)(_in_one_layout(images))
 
-    def compile_for(self, images: Tensor, autocast: AbstractContextManager[object]) -> None:
-        """Compile forward and backward pass for batches like `images`, by black ones; no gradients may be there yet.
+    def compile(self, device: torch.device, autocast: AbstractContextManager[object]) -> None:
+        """Compile forward and backward pass, once, by black images; no gradients may be there yet.
 
         Batch statistics and generators stay as they are, and no gradient is left. In a group every process does it.
-
-        Args:
-            images: A batch as training gives it, float32, shape (batch, channels, height, width).
-            autocast: What the forward pass runs in.
+        `autocast` is what the forward pass runs in.
         """
-        self._shape, self.is_ready = images.shape, True
         kept = [buffer.clone() for buffer in self._model.buffers()]
-        with torch.random.fork_rng([images.device] if images.is_cuda else []):
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             with autocast:
-                output = self(torch.zeros_like(images))
+                output = self(torch.zeros(self._shape, device=device))
             output.float().sum().backward()
         self._model.zero_grad(set_to_none=True)
         for buffer, before in zip(self._model.buffers(), kept, strict=True):
             buffer.copy_(before)
-        if images.is_cuda:
-            torch.cuda.synchronize(images.device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
 
 def _in_one_layout(images: Tensor) -> Tensor:

@@ -161,8 +161,8 @@ def train(
             _log.info("%s", line)
         if trainer.compiled:
             compiling, steps = trainer.timing.seconds["compiling"], trainer.timing.training
-            message = "compiling took %.1f s, and the steps %.1f s; what it saved was not measured"
-            _log.info(message, compiling, steps)
+            what = "compiling and capturing" if trainer.is_captured else "compiling"
+            _log.info("%s took %.1f s, and the steps %.1f s; what it saved was not measured", what, compiling, steps)
         if writer is not None and curves is not None:
             curves.speed(speed, len(trainer.history))
             commit_model(writer, trainer, inputs, files, speed)

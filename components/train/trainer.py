@@ -168,8 +168,8 @@ class Trainer:
 
     def train_epoch(self, after_step: Callable[[], None]) -> None:
         """Train what is left of the epoch; `after_step` may raise, and the position is then that of its step."""
-        self.training_step.connect()
         self.network.train()
+        self.training_step.connect(self.slices[0])
         first = self.position.batch
         order = self.epoch_order()
         labels = self.labels_of(order, first)

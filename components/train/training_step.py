@@ -90,8 +90,11 @@ class TrainingStep:
         self._model: Callable[[Tensor], Tensor] | None = None  # what a step calls
         self._unsynced: Callable[[], Any] = nullcontext
 
-    def connect(self) -> None:
-        """Make the network what a step calls; in a group this waits for the others, so it is done last."""
+    def connect(self, batch: slice) -> None:
+        """Make the network what a step calls; in a group this waits for the others, so it is done last.
+
+        `batch` says which of an epoch's images a whole batch has; the network is compiled for such batches.
+        """
         if self._model is not None:
             return
         model: Any = self.network
@@ -100,7 +103,13 @@ class TrainingStep:
             # Before each forward pass the buffers become rank 0's.
             model = DistributedDataParallel(self.network, device_ids=devices)
             self._unsynced = model.no_sync
-        self._model = Compiled(model) if self.compiled else model
+        self._model = model
+        if self.compiled:
+            (height, width, channels), own = self.params.image_shape, self.group.own(batch)
+            self.timing.begin()
+            self._model = compiled = Compiled(model, (own.stop - own.start, channels, height, width))
+            compiled.compile(self.device, self.precision.autocast(self.device))
+            self.timing.lap("compiling")
 
     def _recomputed(self) -> AbstractContextManager[None]:
         return nullcontext() if self.recomputing is None else self.recomputing.forward_pass()
@@ -168,9 +177,6 @@ class TrainingStep:
         given = images if mixed is None else mixed.images
         self.timing.lap("data")
         model = self.network if self._model is None else self._model
-        if isinstance(model, Compiled) and not model.is_ready:
-            model.compile_for(given, self.precision.autocast(self.device))
-            self.timing.lap("compiling")
         with nullcontext() if is_last else self._unsynced():
             with self.precision.autocast(self.device), self._recomputed():
                 logits = model(given).float()
