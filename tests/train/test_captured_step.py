@@ -307,3 +307,14 @@ def test_a_graphed_call_gives_what_the_function_gives() -> None:
         assert torch.equal(second, layer(other) + one.sum())
         with pytest.raises(RuntimeError, match="a replay gave other values than the call that was captured"):
             GraphedCall(Wrong(lambda replay: None), lambda values: values + 1, torch.rand(4, 3))
+
+
+def test_a_graphed_call_under_autocast_follows_its_weights() -> None:
+    layer = torch.nn.Linear(3, 2)
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            layer(torch.ones(4, 3))
+            call = GraphedCall(RecordedGraphs(), layer, torch.ones(4, 3))
+        layer.weight.zero_()
+
+        assert torch.equal(call(torch.rand(4, 3)), layer.bias.to(torch.bfloat16).expand(4, 2))
