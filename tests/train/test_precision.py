@@ -20,7 +20,16 @@ from components.shared.params.types import LayerSpec
 from components.train.checkpoints.resume import Found
 from components.train.compiling import choose_compiling, flops_of_training
 from components.train.measured_precision import measure
-from components.train.precision import Measured, Precision, PrecisionName, best_of, without_tf32
+from components.train.precision import (
+    Measured,
+    Precision,
+    PrecisionName,
+    best_of,
+    candidates,
+    choose_precision,
+    unmeasured,
+    without_tf32,
+)
 from components.train.state import manifest_of, restore, state_of
 from components.train.train import train
 from tests.configs import layer
@@ -161,6 +170,34 @@ def test_what_does_not_fit_in_memory_is_not_measured(dataset: Path, monkeypatch:
 def test_tf32_on_the_cpu_is_refused(dataset: Path) -> None:
     with pytest.raises(DeviceError, match=r'"tf32" was asked for, and cpu has none; set precision to "auto" or "fp32"'):
         trainer_of(dataset, precision="tf32")
+
+
+@pytest.mark.parametrize(
+    ("capability", "bf16", "among", "auto"),
+    [
+        ((9, 0), True, ("fp32", "tf32", "bf16"), Precision("bf16", "this GPU has it; not measured: it is short")),
+        ((8, 0), True, ("fp32", "tf32", "bf16"), Precision("bf16", "this GPU has it; not measured: it is short")),
+        ((7, 5), False, ("fp32",), Precision("fp32", "this GPU has no bf16; not measured: it is short")),
+    ],
+)
+def test_a_gpu_is_asked_for_what_it_has(
+    capability: tuple[int, int],
+    bf16: bool,
+    among: tuple[PrecisionName, ...],
+    auto: Precision,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+
+    assert candidates(GPU) == among
+    assert unmeasured(GPU, "it is short") == auto
+    for name in ("tf32", "bf16"):
+        if name in among:
+            assert choose_precision(small(precision=name), GPU) == (name, "as precision says")
+            continue
+        with pytest.raises(DeviceError, match=f'"{name}" was asked for, and cuda has none; set precision to "auto"'):
+            choose_precision(small(precision=name), GPU)
 
 
 @pytest.mark.parametrize("name", ["tf32", "fp32", "bf16"])

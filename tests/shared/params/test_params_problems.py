@@ -204,6 +204,10 @@ def test_nesting_has_an_end() -> None:
             {"normalise_std[1]": "must be greater than 0, got -1", "normalise_std[2]": "must be greater than 0, got 0"},
         ),
         ({"PUB_SUB_TOPIC": "status"}, {"PUB_SUB_PROJECT": "is required where PUB_SUB_TOPIC is given"}),
+        (
+            {"compile": "always", "gradient_checkpointing": True},
+            {"compile": 'is "always", and layers of gradient_checkpointing are not compiled; set one of them'},
+        ),
         ({"KAFKA_HOST": "a"}, {"KAFKA_TOPIC": "is required where KAFKA_HOST is given"}),
         ({"KAFKA_HOST": "a", "KAFKA_TOPIC": ".."}, {"KAFKA_TOPIC": "to name a Kafka topic"}),
         (
