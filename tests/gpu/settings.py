@@ -34,7 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "SGD with momentum, one cycle": {
         "optim_class": "torch.optim.SGD",
         "optim_kwargs": {"momentum": 0.9, "nesterov": True},
-        LR: [schedule("OneCycleLR", max_lr=0.1) | {"interval": "batch"}],
+        LR: [schedule("OneCycleLR", max_lr=0.1, cycle_momentum=False) | {"interval": "batch"}],
     },
     "AdamW, clipping": {"optim_class": "torch.optim.AdamW", "max_grad_norm": 0.1},
     "an optimiser without a fused step": {"optim_class": "torch.optim.RMSprop"},
@@ -72,6 +72,6 @@ def settings(step: str, **changes: Any) -> Params:
         "precision": "fp32",
         "flip_images": True,
         "num_epochs": 3,
-        **({"step": step} if "step" in Params.model_fields else {}),
+        "step": step,
     }
     return Params.from_dict(json.loads(json.dumps({**SMALL, **base, **changes})))
