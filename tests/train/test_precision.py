@@ -328,13 +328,13 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"mixup_alpha": 0.5, "cutmix_alpha": 0.5, "gradient_accumulation_steps": 2}])
 def test_one_compilation_serves_a_run_and_is_no_training(
-    dataset: Path, tmp_path: Path, heard: pytest.LogCaptureFixture, changes: dict[str, Any]
+    dataset: Path, tmp_path: Path, heard: pytest.LogCaptureFixture
 ) -> None:
     from torch._dynamo.utils import counters
 
-    changes |= {"batch_size": 60, "num_epochs": 2}  # the last batch has 20 images
+    changes: dict[str, Any] = {"batch_size": 60, "num_epochs": 2}  # the last batch has 20 images
+    changes |= {"mixup_alpha": 0.5, "cutmix_alpha": 0.5, "gradient_accumulation_steps": 2}
     train(dataset=dataset, model=tmp_path / "plain", params=small(compile="never", **changes))
     torch.compiler.reset()  # a network that was compiled in this process before would not be again
     before = counters["stats"]["unique_graphs"]

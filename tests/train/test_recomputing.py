@@ -16,9 +16,7 @@ from components.classifier.building import build
 from components.classifier.network import Network, freeze
 from components.shared.params.types import LayerSpec
 from components.train.recomputing import Recomputing
-from components.train.train import train
 from tests.configs import layer
-from tests.examples import small
 from tests.train.trials import epochs, trainer_of
 
 CONVOLUTION = [
@@ -158,8 +156,8 @@ def test_a_note_says_where_it_has_no_effect(layers: list[nn.Module], frozen: int
     assert Recomputing(network).note == note
 
 
-def test_the_log_has_the_note(dataset: Path, tmp_path: Path, heard: pytest.LogCaptureFixture) -> None:
-    train(dataset=dataset, model=tmp_path / "model", params=small(num_epochs=1, gradient_checkpointing=True))
+def test_the_log_has_the_note(dataset: Path, heard: pytest.LogCaptureFixture) -> None:
+    trainer_of(dataset, gradient_checkpointing=True)
     assert "gradient_checkpointing has no effect: of so few layers nothing is saved" in heard.messages
 
 
