@@ -42,6 +42,8 @@ ROWS = {
     "t": "transforms.transform_rates",
     "u": "earlier.starts",
     "v": "earlier.trainings",
+    "w": "big_pictures.mapped_reading",
+    "x": "big_pictures.evaluation_in_training",
 }
 
 
