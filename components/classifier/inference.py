@@ -17,9 +17,9 @@ from components.classifier.images import Normaliser, StoredImages
 from components.classifier.network import Network
 from components.shared.metrics import Integers, Metrics, Reals, metrics_of
 
-# By the kind of device: the float32 values that may be alive at one time (256 MiB; 1 GiB), which are 24 and 97 images
+# By the kind of device: the float32 values that may be alive at one time (128 MiB; 1 GiB), which are 12 and 97 images
 # of 224×224 for ResNet-50, and the most images.
-CHUNK_VALUES = {"cpu": 2**26, "cuda": 2**28}
+CHUNK_VALUES = {"cpu": 2**25, "cuda": 2**28}
 CHUNK_IMAGES = {"cpu": 1024, "cuda": 4096}
 
 
