@@ -97,12 +97,17 @@ def notes_of_groups(params: Params, table: LayerTable) -> list[str]:
     return notes
 
 
-def describe_groups(groups: Sequence[dict[str, Any]]) -> str:
-    """The groups of an optimiser by name, how many values each has, its rate and weight decay, for the log."""
+def describe_groups(groups: Sequence[dict[str, Any]], params: Params) -> str:
+    """The groups of an optimiser by name, how many values each has, its rate and weight decay, for the log.
+
+    Rates are the params': a warm-up has made them others by then.
+    """
     parts = []
     for group in groups:
         tensors: list[Tensor] = group["params"]
         decay = f", weight decay {group['weight_decay']:g}" if "weight_decay" in group else ""
         count = sum(tensor.numel() for tensor in tensors)
-        parts.append(f"{group['name']}: {count:,} values, rate {group['lr']:g}{decay}")
+        of_backbone = group["name"].startswith("backbone")
+        rate = params.backbone_learning_rate if of_backbone else params.learning_rate
+        parts.append(f"{group['name']}: {count:,} values, rate {rate:g}{decay}")
     return "; ".join(parts)

@@ -263,7 +263,7 @@ def _describe(inputs: TrainingInputs, trainer: Trainer, compiling: Compiling) ->
     is_missed = params.step == "graph" and not is_captured
     _log.log(WARNING if is_missed else INFO, "step: %s (%s)", "captured" if is_captured else "eager", reason)
     if len(groups := trainer.optimiser.param_groups) > 1:
-        _log.info("%s", describe_groups(groups))
+        _log.info("%s", describe_groups(groups, params))
     if params.stored_shape != params.image_shape:
         is_random = (transforms := trainer.training_step.transforms) is None or transforms.crops
         _log.info(

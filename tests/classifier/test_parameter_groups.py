@@ -163,7 +163,7 @@ def test_what_has_no_effect_is_noted(changes: dict[str, Any], note: str | None) 
 
 def test_groups_are_described_for_the_log() -> None:
     network, params = made(**SLOWER, **UNDECAYED)
-    assert describe_groups(parameter_groups(network, params)) == (
+    assert describe_groups(parameter_groups(network, params), params) == (
         "head, weights: 288 values, rate 0.001; "
         "head, biases and norms: 2 values, rate 0.001, weight decay 0; "
         "backbone, weights: 36 values, rate 0.0001; "

@@ -41,22 +41,22 @@ def filled(**changes: Any) -> dict[str, Any]:
             SCRATCH,
             "recipe scratch-small: batch_size 64, optim_class AdamW, optim_kwargs {weight_decay: 0.05}, learning_rate "
             "0.003, learning_rate_schedule [CosineAnnealingLR by batch], warmup_epochs 5, decay_biases_and_norms "
-            f"false, loss CrossEntropyLoss(label_smoothing 0.1), additional_transforms [{MOVED}]",
+            f"false, additional_transforms [{MOVED}]",
         ),
         (
             TUNED | {"batch_size": 32, "loss": {"class": "torch.nn.CrossEntropyLoss"}},
-            "recipe finetune: optim_class AdamW, optim_kwargs {weight_decay: 0.05}, learning_rate 0.001, "
-            "backbone_learning_rate 0.0001, learning_rate_schedule [CosineAnnealingLR by batch], warmup_epochs 2, "
-            "max_grad_norm 1, decay_biases_and_norms false, additional_transforms [RandomResizedCrop(size [64, 64], "
-            "scale [0.5, 1])]; the params' own: batch_size, loss",
+            "recipe finetune: optim_class AdamW, optim_kwargs {weight_decay: 0.05}, learning_rate 0.003, "
+            "backbone_learning_rate 0.0003, learning_rate_schedule [CosineAnnealingLR by batch], warmup_epochs 2, "
+            "max_grad_norm 1, decay_biases_and_norms false, stored_height 73, stored_width 73, additional_transforms "
+            "[RandomResizedCrop(size [64, 64], scale [0.5, 1])]; the params' own: batch_size, loss",
         ),
         (
             PHOTOS,
             "recipe imagenet: batch_size 256, optim_class SGD, optim_kwargs {momentum: 0.9, nesterov: true, "
             "weight_decay: 2e-05}, learning_rate 0.125, learning_rate_schedule [CosineAnnealingLR by batch], "
             "warmup_epochs 5, ema_decay 0.999, decay_biases_and_norms false, loss "
-            "CrossEntropyLoss(label_smoothing 0.1), additional_transforms [RandomResizedCrop(size [64, 64]), "
-            "RandomHorizontalFlip, TrivialAugmentWide]",
+            "CrossEntropyLoss(label_smoothing 0.1), stored_height 73, stored_width 73, additional_transforms "
+            "[RandomResizedCrop(size [64, 64]), RandomHorizontalFlip, TrivialAugmentWide]",
         ),
     ],
     ids=lambda config: config["recipe"] if isinstance(config, dict) else "",
@@ -98,16 +98,22 @@ def test_what_the_user_gives_stays_whether_or_not_it_is_the_default() -> None:
         ),
         (SCRATCH | {"warmup_epochs": 0}, {"warmup_epochs"}, {}),
         (SCRATCH | {"num_epochs": 10}, set(), {"warmup_epochs": 0.5}),
-        (TUNED | {"learning_rate": 0.02}, set(), {"backbone_learning_rate": 0.002}),
+        (TUNED | {"learning_rate": 0.02}, {"learning_rate"}, {"backbone_learning_rate": 0.002}),
+        (TUNED | {"stored_height": 80, "stored_width": 80}, {"stored_height", "stored_width"}, {}),
+        (
+            TUNED | {"image_height": 32, "image_width": 32},
+            {"additional_transforms", "stored_height", "stored_width"},
+            {},
+        ),
         (PHOTOS | {"batch_size": 1024}, {"batch_size"}, {"learning_rate": 0.5}),
         (PHOTOS | {"num_epochs": 300}, set(), {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "additional_transforms": 4}),
     ],
-    ids=["optimiser", "schedule", "warm-up", "short", "rate", "batch", "long"],
+    ids=["optimiser", "schedule", "warm-up", "short", "rate", "stored", "tiny", "batch", "long"],
 )
 def test_what_is_filled_in_follows_from_what_is_given(
     changes: dict[str, Any], gone: set[str], changed: dict[str, Any]
 ) -> None:
-    whole = filled(**{key: changes[key] for key in ("recipe", "initial_weights", *COLOR) if key in changes})
+    whole = filled(**next(each for each in (SCRATCH, TUNED, PHOTOS) if each["recipe"] == changes["recipe"]))
     given = {"num_epochs": 100, **changes}
     found = Params.from_dict(small(**given)).to_dict()
     plain = Params.from_dict(small(**given | {"recipe": None})).to_dict()
@@ -115,7 +121,7 @@ def test_what_is_filled_in_follows_from_what_is_given(
     assert whole.keys() - filled_in.keys() == gone
     for key in filled_in.keys() - {"additional_transforms"}:
         assert filled_in[key] == {**whole, **changed}[key]
-    transforms = filled_in["additional_transforms"]
+    transforms = filled_in.get("additional_transforms", whole["additional_transforms"])
     assert len(transforms) == changed.get("additional_transforms", len(whole["additional_transforms"]))
 
 
