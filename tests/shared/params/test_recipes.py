@@ -44,11 +44,11 @@ def filled(**changes: Any) -> dict[str, Any]:
             f"false, additional_transforms [{MOVED}]",
         ),
         (
-            TUNED | {"batch_size": 32, "loss": {"class": "torch.nn.CrossEntropyLoss"}},
+            TUNED | {"batch_size": 32, "max_grad_norm": None},
             "recipe finetune: optim_class AdamW, optim_kwargs {weight_decay: 0.05}, learning_rate 0.003, "
             "backbone_learning_rate 0.0003, learning_rate_schedule [CosineAnnealingLR by batch], warmup_epochs 2, "
-            "max_grad_norm 1, decay_biases_and_norms false, stored_height 73, stored_width 73, additional_transforms "
-            "[RandomResizedCrop(size [64, 64], scale [0.5, 1])]; the params' own: batch_size, loss",
+            "decay_biases_and_norms false, stored_height 73, stored_width 73, additional_transforms "
+            "[RandomResizedCrop(size [64, 64], scale [0.5, 1])]; the params' own: batch_size, max_grad_norm",
         ),
         (
             PHOTOS,
