@@ -229,7 +229,7 @@ def test_under_a_real_limit_the_answer_is_true(tmp_path: Path) -> None:
     def limited(**changes: Any) -> subprocess.CompletedProcess[str]:
         options = ["--dataset", str(tmp_path / "data"), "--model", str(tmp_path / "model"), "--json"]
         options += ["--params", Params.from_dict({**WIDE, **changes}).to_json()]
-        command = [sys.executable, "-m", "tests.train.out_of_memory", "450", *options]
+        command = [sys.executable, "-m", "tests.train.out_of_memory", "300", *options]
         # Else glibc reserves 64 MiB of address space for each thread that happens to allocate while another does.
         environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
         return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
