@@ -185,6 +185,20 @@ def test_waiting_can_be_ended() -> None:
     assert exporters(os.getpid()) == []
 
 
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this Linux does not weigh sessions")
+def test_an_export_that_is_waited_for_has_its_share_of_the_machine() -> None:
+    with GraphExport(small(net_arch=RANDOM)) as graph:
+        weight = Path(f"/proc/{exporters(os.getpid())[0]}/autogroup")
+        until(lambda: weight.read_text().endswith(" 19\n"))
+
+        def poll() -> None:
+            if weight.read_text().endswith(" 0\n"):
+                raise Terminated
+
+        with pytest.raises(Terminated):
+            graph.wait(poll)
+
+
 def test_a_training_that_is_killed_leaves_no_export(few: Path, tmp_path: Path) -> None:
     for name in ("home", "tmp"):
         (tmp_path / name).mkdir()
