@@ -61,6 +61,7 @@ class GraphExport:
         self._process: subprocess.Popen[bytes] | None = None
         self._file: Path | None = None  # which the graph is from
         self._keeping = threading.Lock()
+        self._is_behind = True  # what runs beside it
 
     def __enter__(self) -> Self:
         return self if self._is_later else self.begin(self._directory)
@@ -117,9 +118,11 @@ class GraphExport:
                 self._graph.result()
 
     def require_possible(self) -> None:
-        """Raise what is wrong with the network, where that is known by now; as :meth:`wait`."""
+        """Raise what is wrong with the network, where that is known by now; as :meth:`wait`. Called after each step."""
         if self._graph.done():
             self._graph.result()
+        elif self._is_behind:
+            self._weigh_as_others()
 
     def wait(self, poll: Callable[[], None] = lambda: None) -> bytes:
         """The graph, as :func:`~components.classifier.onnx_graph.export_graph` gives it; `poll` is called meanwhile.
@@ -131,9 +134,14 @@ class GraphExport:
         while True:
             with suppress(TimeoutError):
                 return self._graph.result(_POLL_S)
-            if self._process is not None and self._process.returncode is None:
-                _weigh_session(self._process.pid, 0)  # nothing is computed beside it any more
+            self._weigh_as_others()
             poll()
+
+    def _weigh_as_others(self) -> None:
+        """Once the first step is made, or nothing else is computed, the export gives way to nobody else."""
+        self._is_behind = False
+        if self._process is not None and self._process.returncode is None:
+            _weigh_session(self._process.pid, 0)
 
     def again(self, why: Exception) -> bool:
         """Export anew where the graph was an earlier attempt's and has turned out to be wrong; false where it was not.
