@@ -56,7 +56,8 @@ class GraphExport:
         self._params, self._request = params, json.dumps(request)
         self._directory, self._is_later = directory, is_later
         # An operator's own layer may change under its name.
-        self._key = graph_key(request) if all(layer["class"].startswith("torch") for layer in net_arch) else ""
+        is_torchs = all(layer["class"].startswith(("torch.", "torchvision.")) for layer in net_arch)
+        self._key = graph_key(request) if is_torchs else ""
         self._graph: Future[bytes] = Future()
         self._process: subprocess.Popen[bytes] | None = None
         self._file: Path | None = None  # which the graph is from

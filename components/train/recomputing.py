@@ -155,9 +155,10 @@ def _runs(owner: nn.Module | None, layers: Sequence[nn.Module]) -> Iterator[_Par
     begin = 0
     for number in range(1, count + 1):
         end = len(layers) * number // count
-        # No part begins with a layer that changes its input in place, which the second pass needs as it was.
-        while begin < end and getattr(layers[begin], "inplace", False):
-            begin += 1
+        # No part changes its input in place, which the second pass needs as it was: by its first layer, or by one
+        # behind layers that may give their input as it is, as Identity does, or a view of it.
+        own = next((at for at in range(begin, end) if any(True for _ in layers[at].parameters())), end)
+        begin = max((at + 1 for at in range(begin, own) if getattr(layers[at], "inplace", False)), default=begin)
         if end - begin > 1 and isinstance(owner, nn.Sequential):
             yield _Part(owner, tuple(layers[begin:end]))
         begin = end

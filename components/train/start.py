@@ -128,6 +128,7 @@ def start_trainer(
         advice = " (a larger batch often wants a higher one, which --find-learning-rate suggests)" if size > 256 else ""
         rate = f"learning_rate stays {inputs.params.learning_rate:g}{advice}"
         _log.info("batch_size auto: %d, %s; %s", size, reason, rate)
+    recipe = describe_recipe(inputs.params.to_dict())
     params = inputs.params.model_copy(update={"batch_size": size})
     inputs = replace(inputs, params=params)
     if graphs is None and inputs.device.type == "cuda" and not is_trial:
@@ -145,7 +146,7 @@ def start_trainer(
     if found is None and not is_trial:
         trainer.training_step.precision = precision_of_run(trainer)
     trainer.precision.set_flags()
-    _describe(inputs, trainer, compiling)
+    _describe(inputs, trainer, compiling, recipe)
     if found is not None:
         _log.info("going on from a checkpoint of %s", found.manifest.position)
         if found.manifest.num_epochs != params.num_epochs and group.is_first and trainer.position.stopped:
@@ -244,7 +245,7 @@ def _built(
     return trainer
 
 
-def _describe(inputs: TrainingInputs, trainer: Trainer, compiling: Compiling) -> None:
+def _describe(inputs: TrainingInputs, trainer: Trainer, compiling: Compiling, recipe: str | None) -> None:
     """Log what a run is of, what was chosen for it and why, and what has no effect."""
     params, network, training = inputs.params, trainer.network, trainer.training
     _log.info(
@@ -257,7 +258,7 @@ def _describe(inputs: TrainingInputs, trainer: Trainer, compiling: Compiling) ->
         "compiled" if compiling.is_on else "not compiled",
         compiling.reason,
     )
-    if (recipe := describe_recipe(params.to_dict())) is not None:
+    if recipe is not None:
         _log.info("%s", recipe)
     is_captured, reason = trainer.step_mode
     is_missed = params.step == "graph" and not is_captured

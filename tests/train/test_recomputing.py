@@ -27,8 +27,10 @@ CONVOLUTION = [
 ARCH = [
     layer("Conv2d", in_channels=1, out_channels=8, kernel_size=3, padding=1),
     layer("Hardswish", inplace=True),  # of a part's input it would make another
-    *CONVOLUTION,
     layer("Dropout2d", p=0.2),
+    layer("Identity"),  # a part's first layer, which gives its input as it is
+    layer("Hardswish", inplace=True),
+    *CONVOLUTION,
     *CONVOLUTION,
     *CONVOLUTION,
     layer("RReLU"),

@@ -13,6 +13,7 @@ were tried on the embedded digits (components/README.md); label smoothing gained
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -29,6 +30,8 @@ _TOGETHER: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
 )
 # The side from which on there is something to crop from; a recipe's crops would take digits apart.
 _LEAST_CROPPED = 64
+# That an image may have.
+_LARGEST_SIDE = 2**16 - 1
 # Epochs of the run, from which on images are mixed and erased.
 _LONG = 200
 
@@ -40,7 +43,8 @@ def _transform(name: str, **kwargs: Any) -> dict[str, Any]:
 def _number(known: Known, key: str, default: float) -> float:
     """A number that the user gave, as far as it is one: what is wrong with others is reported later."""
     value = known.get(key)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else default
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and 0 < value <= sys.float_info.max else default
 
 
 def _cosine(known: Known, share: float, most: float) -> dict[str, Any]:
@@ -51,14 +55,18 @@ def _cosine(known: Known, share: float, most: float) -> dict[str, Any]:
 
 
 def _sides(known: Known) -> list[int]:
-    return [int(_number(known, key, 0)) for key in ("image_height", "image_width")]
+    return [int(min(_number(known, key, 1), _LARGEST_SIDE)) for key in ("image_height", "image_width")]
 
 
 def _cropped(known: Known, **kwargs: Any) -> dict[str, Any]:
     """Images stored by an eighth larger, as 256 and 224 are, and random parts of them."""
     height, width = _sides(known)
-    stored = {"stored_height": round(height * 8 / 7), "stored_width": round(width * 8 / 7)}
-    return {**stored, "additional_transforms": [_transform("RandomResizedCrop", size=[height, width], **kwargs)]}
+    stored = [min(round(side * 8 / 7), _LARGEST_SIDE) for side in (height, width)]
+    return {
+        "stored_height": stored[0],
+        "stored_width": stored[1],
+        "additional_transforms": [_transform("RandomResizedCrop", size=[height, width], **kwargs)],
+    }
 
 
 def _scratch_small(known: Known) -> dict[str, Any]:

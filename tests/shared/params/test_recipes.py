@@ -106,9 +106,10 @@ def test_what_the_user_gives_stays_whether_or_not_it_is_the_default() -> None:
             {},
         ),
         (PHOTOS | {"batch_size": 1024}, {"batch_size"}, {"learning_rate": 0.5}),
+        (PHOTOS | {"image_height": 2**16 - 1}, set(), {"stored_height": 2**16 - 1}),
         (PHOTOS | {"num_epochs": 300}, set(), {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "additional_transforms": 4}),
     ],
-    ids=["optimiser", "schedule", "warm-up", "short", "rate", "stored", "tiny", "batch", "long"],
+    ids=["optimiser", "schedule", "warm-up", "short", "rate", "stored", "tiny", "batch", "huge", "long"],
 )
 def test_what_is_filled_in_follows_from_what_is_given(
     changes: dict[str, Any], gone: set[str], changed: dict[str, Any]
@@ -139,5 +140,12 @@ def test_a_recipe_that_makes_no_sense_is_refused() -> None:
         "num_epochs",
         "image_height",
     }
-    problem = refused(Params.from_dict, small(**PHOTOS | {"num_epochs": "x", "batch_size": None}))
-    assert problem.keys() == {"num_epochs", "batch_size"}
+
+
+@pytest.mark.parametrize("value", ["x", None, [], -3, float("inf"), float("nan"), 1e308, 10**400])
+@pytest.mark.parametrize("config", [SCRATCH, TUNED, PHOTOS], ids=lambda config: config["recipe"])
+def test_what_a_recipe_follows_from_is_refused_as_without_it(config: dict[str, Any], value: Any) -> None:
+    wrong = dict.fromkeys(("image_height", "image_width", "num_epochs", "batch_size", "learning_rate"), value)
+    if value == 1e308:
+        del wrong["learning_rate"]  # which is one
+    assert refused(Params.from_dict, small(**config | wrong)).keys() == wrong.keys()
