@@ -43,8 +43,9 @@ def _transform(name: str, **kwargs: Any) -> dict[str, Any]:
 def _number(known: Known, key: str, default: float) -> float:
     """A number that the user gave, as far as it is one: what is wrong with others is reported later."""
     value = known.get(key)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and 0 < value <= sys.float_info.max else default
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return default
+    return value if 0 < value <= sys.float_info.max else default
 
 
 def _cosine(known: Known, share: float, most: float) -> dict[str, Any]:
