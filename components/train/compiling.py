@@ -98,13 +98,15 @@ class Compiled:
         `autocast` is what the forward pass runs in.
         """
         kept = [buffer.clone() for buffer in self._model.buffers()]
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            with autocast:
-                output = self(torch.zeros(self._shape, device=device))
-            output.float().sum().backward()
-        self._model.zero_grad(set_to_none=True)
-        for buffer, before in zip(self._model.buffers(), kept, strict=True):
-            buffer.copy_(before)
+        try:
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                with autocast:
+                    output = self(torch.zeros(self._shape, device=device))
+                output.float().sum().backward()
+        finally:
+            self._model.zero_grad(set_to_none=True)
+            for buffer, before in zip(self._model.buffers(), kept, strict=True):
+                buffer.copy_(before)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 

@@ -86,7 +86,7 @@ class Trainer:
         self.group = group = group or Group()
         counts = counts_of(training.labels.cpu(), params.n_classes)
         self.training_step = step = TrainingStep(network, counts, params, normalise, device, group, compiled=compiled)
-        self.compiled, self.timing = step.compiled, step.timing
+        self.timing = step.timing
         self.criterion, self.optimiser, self.average = step.criterion, step.optimiser, step.average
         self.loss_sum, self.weight_sum, self.right = step.loss_sum, step.weight_sum, step.right
         self.slices = list(batch_slices(len(training.images), params.images_per_batch, at_least=2 * group.size))
@@ -152,6 +152,11 @@ class Trainer:
         loss = float((self.loss_sum * self.group.size / self.weight_sum).item())
         self._count_wait()
         return loss
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the network is compiled, once a step was taken."""
+        return self.training_step.compiled
 
     @property
     def is_captured(self) -> bool:

@@ -14,13 +14,17 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from components.classifier.crops import random_crops
+from components.classifier.device import is_out_of_memory
 from components.classifier.images import Normaliser, random_flips
 from components.classifier.losses import Criterion
 from components.classifier.network import Network
 from components.classifier.optimisers import build_optimiser
 from components.classifier.parameter_groups import parameter_groups
+from components.shared.errors import ParamsError, Problem
+from components.shared.logs import step_logger
 from components.shared.params.params import Params
 from components.shared.seeds import derived_seed
+from components.shared.text import shortened
 from components.train.compiling import Compiled
 from components.train.group import Group
 from components.train.mixup import Mixed, Mixing, mix_by
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
     from components.classifier.augmentation import Augmentation
     from components.train.recomputing import Recomputing
 
+_log = step_logger("train")
+
 
 class TrainingStep:
     """What a step of the optimiser needs, and the step. The network is on `device`.
@@ -39,6 +45,7 @@ class TrainingStep:
         loss_sum: Of the epoch so far, of this process's images; float64, (). As all sums, one tensor for the whole run.
         weight_sum: What the loss is divided by, of all processes; float64, ().
         right: How many of this process's images were classified right; int64, ().
+        compiled: Whether the network is to be compiled, and from :meth:`connect` on whether it is.
 
     Raises:
         ParamsError: Optimiser, loss or transforms cannot be built.
@@ -94,6 +101,9 @@ class TrainingStep:
         """Make the network what a step calls; in a group this waits for the others, so it is done last.
 
         `batch` says which of an epoch's images a whole batch has; the network is compiled for such batches.
+
+        Raises:
+            ParamsError: It must be compiled, and does not compile.
         """
         if self._model is not None:
             return
@@ -105,11 +115,32 @@ class TrainingStep:
             self._unsynced = model.no_sync
         self._model = model
         if self.compiled:
-            (height, width, channels), own = self.params.image_shape, self.group.own(batch)
+            own = self.group.own(batch)
             self.timing.begin()
-            self._model = compiled = Compiled(model, (own.stop - own.start, channels, height, width))
-            compiled.compile(self.device, self.precision.autocast(self.device))
+            self._compile(model, own.stop - own.start)
             self.timing.lap("compiling")
+
+    def _compile(self, model: Any, count: int) -> None:
+        """Compile what a step calls for batches of `count` images, in every process of a group or in none."""
+        height, width, channels = self.params.image_shape
+        compiled = Compiled(model, (count, channels, height, width))
+
+        def compile_alone() -> None:
+            with self._unsynced():  # an exchange of gradients would wait for a process that has failed
+                compiled.compile(self.device, self.precision.autocast(self.device))
+
+        try:
+            self.group.together(compile_alone)
+            self._model = compiled
+        except Exception as error:  # torch's compiler, Triton's and C++'s have no type in common
+            if is_out_of_memory(error):
+                raise
+            reason = shortened(" ".join(str(error).split()), 300)
+            if self.params.compile == "always":
+                message = f'is "always", and the network does not compile: {reason}; set "auto" or "never"'
+                raise ParamsError([Problem("compile", message)]) from error
+            self.compiled = self.group.ends_together = False
+            _log.warning("not compiled from here on, the network does not compile: %s", reason)
 
     def _recomputed(self) -> AbstractContextManager[None]:
         return nullcontext() if self.recomputing is None else self.recomputing.forward_pass()

@@ -72,7 +72,7 @@ def write_uneven(path: Path) -> Path:
     return path
 
 
-def trained(dataset: Path, group: Group, **changes: Any) -> dict[str, Any]:
+def trained(dataset: Path, group: Group, *, compiled: bool = False, **changes: Any) -> dict[str, Any]:
     params = small(**changes)
     make_repeatable(params.manual_seed)
     data = open_dataset(dataset)
@@ -82,7 +82,7 @@ def trained(dataset: Path, group: Group, **changes: Any) -> dict[str, Any]:
 
     normalise = Normaliser(None, CPU)
     network = network_of(params).to(memory_format=torch.channels_last)
-    trainer = Trainer(network, labelled("train"), labelled("test"), params, normalise, CPU, group)
+    trainer = Trainer(network, labelled("train"), labelled("test"), params, normalise, CPU, group, compiled=compiled)
     while not trainer.is_finished:
         trainer.train_epoch(lambda: None)
         trainer.end_epoch()
@@ -114,6 +114,10 @@ def refused(dataset: Path, model: Path, group: Group, **changes: Any) -> str:
     return ""
 
 
+def _not_compiled(images: torch.Tensor) -> torch.Tensor:
+    raise RuntimeError("C++ compile error")
+
+
 def left_while_evaluating(dataset: Path, model: Path, group: Group) -> dict[str, Any]:
     evaluations = 0
 
@@ -141,6 +145,8 @@ def left_while_evaluating(dataset: Path, model: Path, group: Group) -> dict[str,
 def main(dataset: Path, results: Path) -> None:
     with join_group() as group:
         found: dict[str, Any] = {name: trained(dataset, group, **changes) for name, changes in CASES.items()}
+        with patch("torch.compile", lambda model, **options: model if group.is_first else _not_compiled):
+            found["compiled in one process"] = trained(dataset, group, compiled=True, **PLAIN)
         found["refused"] = {
             "sync_batch_norm": refused(dataset, results / "model", group, sync_batch_norm=True),
             "no dataset": refused(results / "nowhere", results / "model", group),

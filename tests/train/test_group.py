@@ -56,6 +56,11 @@ def test_all_processes_end_with_the_same_weights(case: str, by_two: list[dict[st
     assert first == second
 
 
+def test_a_network_that_one_process_cannot_compile_is_compiled_in_none(by_two: list[dict[str, Any]]) -> None:
+    first, second = (found["compiled in one process"] for found in by_two)
+    assert first == second == by_two[0]["flips, shuffled"]
+
+
 @pytest.mark.parametrize("case", list(CASES))
 def test_evaluation_counts_no_image_twice_and_is_that_of_one_process(case: str, by_two: list[dict[str, Any]]) -> None:
     for found in by_two:

@@ -327,6 +327,30 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
         choose_compiling(small(compile="always"), CPU, table_of(), 1.0)
 
 
+def test_a_network_that_does_not_compile_is_trained_uncompiled_or_refused(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, heard: pytest.LogCaptureFixture
+) -> None:
+    def failing(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("backend='inductor' raised:\nC++ compile error")
+
+    monkeypatch.setattr(torch, "compile", lambda model, **options: failing)
+    plain, other, must = (
+        trainer_of(dataset, net_arch=DRAWS, compile=compiles) for compiles in ("auto", "auto", "always")
+    )
+    other.training_step.compiled = must.training_step.compiled = True
+    before = torch.get_rng_state()
+    for trainer in (plain, other):
+        torch.set_rng_state(before)
+        epochs(trainer, 1)
+
+    assert not other.compiled
+    assert all(map(torch.equal, plain.network.state_dict().values(), other.network.state_dict().values()))
+    reason = "the network does not compile: backend='inductor' raised: C++ compile error"
+    assert f"not compiled from here on, {reason}" in heard.messages
+    with pytest.raises(ParamsError, match=f'compile: is "always", and {re.escape(reason)}; set "auto" or "never"'):
+        epochs(must, 1)
+
+
 @pytest.mark.slow
 def test_one_compilation_serves_a_run_and_is_no_training(
     dataset: Path, tmp_path: Path, heard: pytest.LogCaptureFixture
@@ -350,5 +374,5 @@ def test_one_compilation_serves_a_run_and_is_no_training(
     assert speed.shares["compiling"] > 0
     steps = sum(speed.shares[name] for name in ("data", "forward_backward", "optimiser")) * compiled.provenance.seconds
     assert speed.samples_per_second == pytest.approx(400 / steps, rel=1e-6)
-    (told,) = (message for message in heard.messages if message.startswith("compiling took"))
-    assert re.fullmatch(r"compiling took [\d.]+ s, and the steps [\d.]+ s; what it saved was not measured", told)
+    (line,) = (message for message in heard.messages if message.startswith("compiling took"))
+    assert re.fullmatch(r"compiling took [\d.]+ s, and the steps [\d.]+ s; what it saved was not measured", line)
