@@ -47,8 +47,8 @@ def export(
     MODEL is the directory that training made, here or in a bucket, or a run's directory. Triton is given DIR as its
     model repository. For KServe, whose stock runtime for ONNX is Triton, inference-service.yaml is written beside the
     model: kubectl apply -f it. Clients send uint8 images (batch, height, width, channels) as "images" and get
-    "probabilities" (batch, classes). Of a model with a stored size they resize images to that and send the middle;
-    which, is said here.
+    "probabilities" (batch, classes). Of a model with a stored size they resize images to that and send the middle,
+    whose rows and columns are printed.
 
     A version that is there is never replaced; what could not be written whole cannot be seen.
     """

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from components.classifier.auto_augment import AUTO_KERNELS, is_known
+from components.classifier.auto_augment import AUTO_KERNELS, has_operations
 from components.classifier.batched_transforms import KERNELS, affine_mode, orders, where_chosen
 from components.classifier.building import build
 from components.classifier.color_transforms import COLOR_KERNELS
@@ -267,7 +267,7 @@ _KERNELS = {**KERNELS, **COLOR_KERNELS, **AUTO_KERNELS, **OPERATION_KERNELS, **W
 _KERNELS[v2.RandomResizedCrop] = random_resized_crop
 # Whether a kernel has a transform's arguments.
 _HAS_ARGUMENTS: dict[type, Callable[[Any], bool]] = {
-    **dict.fromkeys(AUTO_KERNELS, is_known),
+    **dict.fromkeys(AUTO_KERNELS, has_operations),
     **dict.fromkeys(
         (v2.RandomAffine, v2.RandomRotation, *WARP_KERNELS), lambda transform: affine_mode(transform) is not None
     ),

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from components.classifier.batched_transforms import affine_mode, per_image
 from components.classifier.image_operations import OPERATIONS, operated
 
-# AutoAugment knows that many magnitudes of each operation.
+# Bins of AutoAugment and AugMix, as torchvision has them.
 _MAGNITUDES = 10
 
 
@@ -33,7 +33,7 @@ def _spaces(transform: Any, is_whole: bool) -> Mapping[str, tuple[Callable[[int,
     return cast("Mapping[str, tuple[Callable[[int, int, int], Tensor | None], bool]]", space)
 
 
-def is_known(transform: Any) -> bool:
+def has_operations(transform: Any) -> bool:
     """Whether the kernels have what an automatic augmentation may do to an image."""
     # Of a single bin torchvision divides by 0.
     bins = getattr(transform, "num_magnitude_bins", _MAGNITUDES)
@@ -121,6 +121,7 @@ def _aug_mix(transform: Any, images: Tensor, generator: torch.Generator) -> Tens
     space, mode = _space_for(transform, images, _MAGNITUDES), str(affine_mode(transform))
     fixed, count = transform.chain_depth, len(images)
 
+    # torch.distributions.Dirichlet, the public face of this, takes no generator.
     def shares(of: int) -> Tensor:
         alphas = torch.full((count, of), transform.alpha, dtype=torch.float32, device=images.device)
         return torch._sample_dirichlet(alphas, generator)

@@ -29,7 +29,7 @@ Change = Callable[[Tensor, Which], Tensor]
 
 # What torchvision takes for these two interpolations; its affine transforms have no other.
 _INTERPOLATIONS = {"nearest": "nearest", "bilinear": "bilinear", 0: "nearest", 2: "bilinear"}
-# How often RandomErasing tries to find a rectangle that fits.
+# How often torchvision tries to find a rectangle that fits.
 _TRIES = 10
 # Values that a processor works on at once, so that what is in between stays in its cache: 1 MB as float32.
 _CACHED = 2**18
@@ -42,8 +42,7 @@ def uniform(count: int, bounds: tuple[float, float], generator: torch.Generator)
 
 
 @cache
-def logarithms(ratio: tuple[float, float]) -> tuple[float, float]:
-    """Of both bounds, in float32, as torchvision has them."""
+def _logarithms(ratio: tuple[float, float]) -> tuple[float, float]:
     low, high = torch.log(torch.tensor(ratio)).tolist()
     return low, high
 
@@ -117,6 +116,33 @@ def where_each(changes: Sequence[tuple[Tensor, Change]], images: Tensor) -> Tens
     return done
 
 
+def tried_sides(
+    scale: tuple[float, float], ratio: Sequence[float], area: int, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Both sides of ten rectangles an image, as torchvision tries them: float64, shape (count, 10), whole numbers.
+
+    `scale` bounds shares of the images' `area`, and `ratio` that of the first side to the second.
+    """
+    areas = area * uniform(count * _TRIES, scale, generator).view(count, _TRIES)
+    # The exponential in float32, the rest in float64, as torchvision does; sides rounded half to even.
+    ratios = uniform(count * _TRIES, _logarithms(tuple(ratio)), generator).view(count, _TRIES)
+    ratios = ratios.to(torch.float32).exp_().to(torch.float64)
+    return (areas * ratios).sqrt_().round_(), (areas / ratios).sqrt_().round_()
+
+
+def first_fit(fits: Tensor, *tried: Tensor) -> list[Tensor]:
+    """Of each image whether a try fits, and of all that was tried the first that does; shape (count,)."""
+    first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
+    return [values.gather(1, first).squeeze(1) for values in (fits, *tried)]
+
+
+def starts(side: Tensor, whole: int, generator: torch.Generator) -> Tensor:
+    """Where a part of so many pixels begins in each image, int64: anywhere with equal probability."""
+    # Below the bound: what is drawn is at most 1 - 2^-53, and the bound a small whole number.
+    drawn = torch.rand(len(side), generator=generator, device=generator.device, dtype=torch.float64)
+    return (drawn * (whole - side + 1)).to(torch.int64)
+
+
 def _crop(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
     """Padding for all, then a window for each image."""
     height, width = transform.size
@@ -136,22 +162,12 @@ def _crop(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
 
 def _erasing(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
     """One rectangle each, none where ten tries found none that fits."""
-    low, high = logarithms(tuple(transform.ratio))
     count, channels, height, width = images.shape
-    area = height * width * uniform(count * _TRIES, transform.scale, generator).view(count, _TRIES)
-    # The exponential in float32, the rest in float64, as torchvision does; sides rounded half to even.
-    ratio = uniform(count * _TRIES, (low, high), generator).view(count, _TRIES)
-    ratio = ratio.to(torch.float32).exp_().to(torch.float64)
-    rows, columns = (area * ratio).sqrt_().round_(), (area / ratio).sqrt_().round_()
-    fits = (rows < height) & (columns < width)
-    first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
-    found = fits.gather(1, first).squeeze(1)
+    rows, columns = tried_sides(transform.scale, transform.ratio, height * width, count, generator)
+    found, rows, columns = first_fit((rows < height) & (columns < width), rows, columns)
     inside = []
-    for sides, size in ((rows, height), (columns, width)):
-        side = sides.gather(1, first).squeeze(1) * found  # no rows where none was found
-        # Below the bound: what is drawn is at most 1 - 2^-53, and the bound a small whole number.
-        drawn = torch.rand(count, generator=generator, device=images.device, dtype=torch.float64)
-        start = (drawn * (size - side + 1)).to(torch.int64).unsqueeze(1)
+    for side, size in ((rows * found, height), (columns * found, width)):  # no rows where none was found
+        start = starts(side, size, generator).unsqueeze(1)
         pixel = torch.arange(size, device=images.device)
         inside.append((pixel >= start) & (pixel < start + side.unsqueeze(1)))
     if transform.value is None:

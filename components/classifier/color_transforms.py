@@ -107,8 +107,8 @@ def _rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     turned = torch.where(turned < 6, turned, turned - 6)
     share = torch.minimum(turned, 4 - turned).clamp_(0, 1)
     value = value.unsqueeze(1)
-    mixed = (1 - saturation.unsqueeze(1) * share).mul_(value).clamp_(0, 1)
-    return torch.where(share > 0, mixed, value)
+    weaker = (1 - saturation.unsqueeze(1) * share).mul_(value).clamp_(0, 1)
+    return torch.where(share > 0, weaker, value)
 
 
 def _photometric_distort(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:

@@ -39,7 +39,7 @@ class Graphs(Protocol):
             generators: On the device; each replay draws from them what `work` would.
 
         Raises:
-            Exception: Whatever `work` raises, and what torch says of work that cannot be captured.
+            Exception: Whatever `work` raises, and torch's error of what cannot be captured.
         """
         ...
 
@@ -61,7 +61,7 @@ class CudaGraphs:
         self._pool: Any = None
 
     def capture(self, work: Callable[[], object], generators: Sequence[torch.Generator] = ()) -> Replay:
-        """As :class:`Graphs` says."""
+        """As :meth:`Graphs.capture`."""
         with torch.cuda.device(self._device):
             current = torch.cuda.current_stream(self._device)
             if self._stream is None:
@@ -79,7 +79,7 @@ class CudaGraphs:
                 graph = self._captured(work, generators)
             except BaseException:
                 # Earlier versions of torch (2.9 is one) leave generators of a capture that failed in a state in which
-                # nobody can draw from them; a capture that succeeds gets them out.
+                # none can draw; a capture that succeeds gets them out.
                 with suppress(Exception):
                     self._captured(torch.zeros(1, device=self._device).zero_, generators)
                 raise
@@ -192,7 +192,7 @@ class GraphedCalls:
 
 
 def reason_of(error: BaseException) -> str:
-    """Why work was not captured, for the log: what torch says of the end of a capture follows what has ended it."""
+    """Why work was not captured, for the log: the first error, whose cleaning up may have raised others."""
     while error.__context__ is not None:
         error = error.__context__
     return "there is not enough memory" if is_out_of_memory(error) else first_line(error)

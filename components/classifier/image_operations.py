@@ -181,7 +181,7 @@ def _counted(pixels: Tensor) -> Tensor:
     """How often each of 256 values is there; int64, shape (batch, channels, 256), of (batch, channels, pixels)."""
     counts = pixels.new_zeros((*pixels.shape[:2], 256))
     mode = torch.get_deterministic_debug_mode()
-    # Whole numbers add up to the same in any order; to be told so, torch would sort all pixels on a GPU.
+    # Whole numbers add up to the same in any order, for which torch would sort all pixels on a GPU.
     torch.set_deterministic_debug_mode("default")
     try:
         return counts.scatter_add_(2, pixels, counts.new_ones(1).expand_as(pixels))

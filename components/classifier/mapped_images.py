@@ -119,15 +119,15 @@ class MappedImages:
 
     def _copy_each(self, wanted: Labels, out: Images) -> None:
         numbers = np.searchsorted(self._starts, wanted, side="right") - 1
-        places = list(zip(numbers.tolist(), (wanted - self._starts[numbers]).tolist(), strict=True))
+        positions = list(zip(numbers.tolist(), (wanted - self._starts[numbers]).tolist(), strict=True))
         # The kernel is asked for all of them before the first is waited for: what is not in its page cache comes from
         # a disk at 1.2 GB/s instead of 0.4.
-        for number, index in places:
+        for number, index in positions:
             if (address := self._addresses[number]) is not None:
                 begin = address + index * self._image_bytes
                 page = begin & -mmap.PAGESIZE
                 _madvise(page, begin + self._image_bytes - page, mmap.MADV_WILLNEED)
-        for image, (number, index) in zip(out, places, strict=True):
+        for image, (number, index) in zip(out, positions, strict=True):
             image[...] = self._shards[number][index]  # NumPy lets other threads run meanwhile
 
     def _copy_sorted(self, wanted: Labels, out: Images) -> None:
@@ -148,7 +148,7 @@ class MappedImages:
 
     def _require_whole(self, shard: int) -> None:
         # Reading a page that is gone ends the process (SIGBUS). What is cut between this check and the reading still
-        # does; nobody writes to a dataset in use but by mistake.
+        # does; a dataset in use is written to by mistake alone.
         if (opened := self._opened[shard]) is None:
             return
         file, before = opened

@@ -2,7 +2,7 @@
 
 For tensors without data torch runs Python functions that its compiler shares, and the first one imports the compiler
 and sympy: 0.9 s, a third of what a training took to start. Here are the operations of the usual convolutional networks.
-Whatever else is called, or called in another way, goes to torch itself, which also words what is wrong. (torchvision
+Whatever else is called, or called in another way, goes to torch itself, whose error messages stay its own. (torchvision
 imports the compiler by itself, so that networks with its architectures gain nothing here.)
 """
 
@@ -39,7 +39,7 @@ class MetaShapes(TorchDispatchMode):  # type: ignore[no-untyped-call] # of its b
 
     Attributes:
         multiply_adds: Of the operations so far, as torch's FLOP counter counts them.
-        is_exact: Whether it knows the cost of each of them.
+        is_exact: Whether the costs of all of them are in it.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ def _like(given: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _windows(given: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Any) -> Any:
-    """Places of a window along each dimension; None where torch may have something to say."""
+    """Positions of a window along each dimension; None where torch may raise."""
     kernel, stride, padding, dilation = (
         [*value] * (len(kernel) if len(value) == 1 else 1) for value in (kernel, stride or kernel, padding, dilation)
     )
@@ -105,8 +105,8 @@ def _convolution(
         return None
     if weight.shape[0] % groups or not (bias is None or bias.shape == weight.shape[:1]):
         return None
-    places = _windows(given, weight.shape[2:], stride, padding, dilation)
-    return None if places is None else _like(given, (given.shape[0], weight.shape[0], *places))
+    positions = _windows(given, weight.shape[2:], stride, padding, dilation)
+    return None if positions is None else _like(given, (given.shape[0], weight.shape[0], *positions))
 
 
 def _batch_norm(
@@ -138,10 +138,10 @@ def _max_pool(
 ) -> tuple[Tensor, Tensor] | None:
     if given.ndim != 4 or is_ceil or 2 * max(padding) > min(kernel):
         return None
-    places = _windows(given, [*kernel] * (2 // len(kernel)), stride, padding, dilation)
-    if places is None:
+    positions = _windows(given, [*kernel] * (2 // len(kernel)), stride, padding, dilation)
+    if positions is None:
         return None
-    shape = (*given.shape[:2], *places)
+    shape = (*given.shape[:2], *positions)
     return _like(given, shape), given.new_empty(shape, dtype=torch.int64)
 
 

@@ -112,7 +112,7 @@ class LayerTable:
         self.trainable = sum(row.trainable for row in rows)
         self.multiply_adds = sum(row.multiply_adds for row in rows)
         self.values = sum(row.values for row in rows)
-        # Whoever calls the network holds the images to its end; in the first layer they are counted already.
+        # The images are held to the end by the network's caller; in the first layer they are counted already.
         held = [0, *[math.prod(input_shape)] * (len(rows) - 1)]
         self.live_values = max(row.live_values + images for row, images in zip(rows, held, strict=True))
         self.features = rows[-2].output_shape[0]

@@ -32,7 +32,7 @@ def parameter_groups(network: Network, params: Params) -> list[dict[str, Any]]:
     backbone's biases and norms.
     """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    has_rates, has_decays = params.backbone_learning_rate is not None, _tells_decays(params)
+    has_rates, has_decays = params.backbone_learning_rate is not None, _separates_decays(params)
     if not (has_rates or has_decays):
         return [{"params": trained}]
     head, undecayed = {id(parameter) for parameter in network.classifier.parameters()}, set(_undecayed(network))
@@ -73,7 +73,7 @@ def weight_decay(params: Params) -> float:
     return params.optim_kwargs.get("weight_decay", default)  # type: ignore[no-any-return]
 
 
-def _tells_decays(params: Params) -> bool:
+def _separates_decays(params: Params) -> bool:
     return not params.decay_biases_and_norms and bool(weight_decay(params))
 
 

@@ -5,13 +5,13 @@ branch taken that chance may take. What comes out must be images as training rea
 
 - uint8, or floats in 0..1; half of that range may be left at either end, as by noise that is not clipped. So must be
   what each transform gets, unless it only converts;
-- of the channels that the params say, and of the size that is stored, or all of that which the network takes;
+- of the params' channels, and of the size that is stored, or all of the size that the network takes;
 - now and then about as black, white and colored as they were: what is always darker or inverted is another scale;
 - with something left to see: black and white differ, and so does the gradient within itself.
 
 What does the same on every draw must change nothing, since training would see it always and evaluation never. That
 goes for all transforms with nothing random taken together: a fixed ``Resize`` may well lead to a random crop. Where
-they bring stored images to the network's size, what they do to the size is their business: held-out images are cropped.
+they bring stored images to the network's size, they may change the size always: held-out images are cropped.
 """
 
 from __future__ import annotations
@@ -313,7 +313,7 @@ class _Trial:
         """The first of the transforms without chance by which, taken together, images are other than they were."""
         resizing = {index for index, images in enumerate(self._alone) if any(a.shape != b.shape for a, b in images)}
         fixed = [index for index, is_fixed in enumerate(self._fixed) if is_fixed]
-        # Such as to a random crop: sizes are its business, too.
+        # Such as to a random crop, which may change sizes itself.
         if self._is_cropping or not resizing <= set(fixed):
             fixed = [index for index in fixed if index not in resizing]
         changed = [False] * len(fixed)

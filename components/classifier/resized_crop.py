@@ -15,10 +15,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from components.classifier.batched_transforms import host_can_count, logarithms, rounded_like, uniform
+from components.classifier.batched_transforms import first_fit, host_can_count, rounded_like, starts, tried_sides
 
-# How often torchvision tries to find a window that fits.
-_TRIES = 10
 _MODES = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 # How far a filter reaches, in pixels of the larger of both images.
 _REACH = {"bilinear": 1, "bicubic": 2}
@@ -65,23 +63,15 @@ def random_windows(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Top, left, height and width for each image, int64: the first of ten that fits, else one in the middle."""
     height, width = size
-    area = height * width * uniform(count * _TRIES, scale, generator).view(count, _TRIES)
-    # The exponential in float32, the rest in float64, as torchvision does; sides rounded half to even.
-    shape = uniform(count * _TRIES, logarithms(ratio), generator).view(count, _TRIES)
-    shape = shape.to(torch.float32).exp_().to(torch.float64)
-    columns, rows = (area * shape).sqrt_().round_(), (area / shape).sqrt_().round_()
+    columns, rows = tried_sides(scale, ratio, height * width, count, generator)
     fits = (columns > 0) & (columns <= width) & (rows > 0) & (rows <= height)
-    first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
-    found = fits.gather(1, first).squeeze(1)
-    sides, starts = [], []
-    for drawn, whole, middle in zip((rows, columns), size, _middle(ratio, size), strict=True):
-        side = torch.where(found, drawn.gather(1, first).squeeze(1), middle)
-        # Below the bound: what is drawn is at most 1 - 2^-53, and the bound a small whole number.
-        start = torch.rand(count, generator=generator, device=generator.device, dtype=torch.float64)
-        start = (start * (whole - side + 1)).floor_()
-        starts.append(torch.where(found, start, (whole - middle) // 2).to(torch.int64))
+    found, *drawn = first_fit(fits, rows, columns)
+    sides, begins = [], []
+    for inner, whole, middle in zip(drawn, size, _middle(ratio, size), strict=True):
+        side = torch.where(found, inner, middle)
+        begins.append(torch.where(found, starts(side, whole, generator), (whole - middle) // 2))
         sides.append(side.to(torch.int64))
-    return starts[0], starts[1], sides[0], sides[1]
+    return begins[0], begins[1], sides[0], sides[1]
 
 
 def _middle(ratio: tuple[float, float], size: tuple[int, int]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Parameter groups: which parameters are in which, at which rate, through schedules, and what is said of them."""
+"""Parameter groups: which parameters are in which, at which rate, through schedules, and what is logged of them."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ for photographs of things, and mirrors them from left to right as its field does
 Sources: weight decay, label smoothing, warm-up and cosine of torchvision's classification references; ``imagenet`` is
 their ResNet recipe (Vryniotis, "How to Train State-Of-The-Art Models Using TorchVision's Latest Primitives", 2021)
 with the rate of 0.5 for 1,024 images scaled to the batch (Goyal et al., 2017) and, in fewer epochs than 200, without
-mixing and erasing, which want long runs (Wightman et al., "ResNet strikes back", 2021). The values of the other two
+mixing and erasing, which need long runs (Wightman et al., "ResNet strikes back", 2021). The values of the other two
 were tried on the embedded digits (components/README.md); label smoothing gained neither accuracy and cost log loss.
 """
 
@@ -129,7 +129,7 @@ RECIPES: dict[str, Callable[[Known], dict[str, Any]]] = {
 
 
 def with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a user gave, and of the recipe that it names what it does not say."""
+    """What a user gave, and the recipe's values of the keys that were left out."""
     name = given.get("recipe")
     recipe = RECIPES.get(name) if isinstance(name, str) else None
     if recipe is None:
@@ -159,25 +159,25 @@ def recipe_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def describe_recipe(params: Mapping[str, Any]) -> str | None:
-    """A line on what a run's recipe says, and which keys the user said otherwise; None without a recipe.
+    """A line on the values that a run has of its recipe, and the keys with others; None without a recipe.
 
     `params` are all of them, as :meth:`Params.to_dict` gives them.
     """
     if (name := params["recipe"]) is None:
         return None
     wanted = RECIPES[name](params)
-    as_said = [f"{key} {_spelled(params[key])}" for key in wanted if _is_said(wanted[key], params[key])]
-    others = [key for key in wanted if not _is_said(wanted[key], params[key])]
+    others = [key for key, value in wanted.items() if not _is_same(value, params[key])]
+    kept = [f"{key} {_spelled(params[key])}" for key in wanted if key not in others]
     own = f"; the params' own: {', '.join(others)}" if others else ""
-    return f"recipe {name}: {', '.join(as_said) or 'nothing of it'}{own}"
+    return f"recipe {name}: {', '.join(kept) or 'nothing of it'}{own}"
 
 
-def _is_said(wanted: Any, value: Any) -> bool:
+def _is_same(wanted: Any, value: Any) -> bool:
     """Whether a value is the recipe's; entries of classes have further keys by then."""
     if isinstance(wanted, dict) and isinstance(value, dict):
-        return all(key in value and _is_said(wanted[key], value[key]) for key in wanted)
+        return all(key in value and _is_same(wanted[key], value[key]) for key in wanted)
     if isinstance(wanted, list) and isinstance(value, list):
-        return len(wanted) == len(value) and all(map(_is_said, wanted, value))
+        return len(wanted) == len(value) and all(map(_is_same, wanted, value))
     return bool(wanted == value)
 
 

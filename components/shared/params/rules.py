@@ -154,7 +154,7 @@ def _stored_size_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
             continue
         if stored < taken:
             yield Problem(f"stored_{side}", f"must be at least image_{side}, {taken}, got {stored}")
-        # Not the model's own side, which would squeeze images, and not one in proportion, which nobody has named.
+        # Not the model's own side, which would squeeze images, and not one in proportion, which would be a guess.
         if values.get(f"stored_{other}", ...) is None and (taken_other := values.get(f"image_{other}")) is not None:
             advice = f"{round(stored * taken_other / taken)} keeps the model's proportions"
             yield Problem(f"stored_{other}", f"is required where stored_{side} is given; {advice}")

@@ -13,7 +13,7 @@ _BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "ex
 def json_schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of the params as JSON or YAML."""
     schema = Params.model_json_schema(by_alias=True)
-    # After a validator of ours pydantic writes a bound in its own words, which JSON Schema does not know.
+    # After a validator of ours pydantic writes a bound by its own names, which JSON Schema lacks.
     for declared in schema["properties"].values():
         for part in (declared, *declared.get("anyOf", ()), declared.get("items", {})):
             for bound in _BOUNDS.keys() & part.keys():

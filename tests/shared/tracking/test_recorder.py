@@ -36,7 +36,7 @@ from tests.shared.tracking.steps import (
 from tests.train.manifests import history_of, manifest_of
 
 
-def test_mlflow_is_told_what_images_are_resized_to_before_their_middle_is_taken() -> None:
+def test_mlflow_has_what_images_are_resized_to_before_their_middle_is_taken() -> None:
     manifest = manifest_of(history_of(2), stored_image=ImageShape(height=12, width=11, channels=1))
     document = yaml.safe_load(model_folder(manifest, "model.onnx", "run", "3.17.2")["MLmodel"])
     assert document["metadata"]["shutterline.stored_image"] == [12, 11, 1]
