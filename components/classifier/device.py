@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import time
 
 import torch
 
@@ -74,6 +76,20 @@ def describe_device(device: torch.device) -> str:
 def free_bytes(device: torch.device) -> int:
     """Bytes of memory that can be had on a device, as a GPU's driver says, or on the host within its container."""
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_memory()
+
+
+def free_unused(device: torch.device) -> None:
+    """Free what nothing refers to any more: cycles, and the blocks of a GPU's memory that torch keeps for later."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def time_when_done(device: torch.device) -> float:
+    """Seconds, as ``time.perf_counter`` gives them, once the device has done all that it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

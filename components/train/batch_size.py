@@ -7,23 +7,19 @@ on a CPU the size follows from the network's cost. The learning rate is not chan
 
 from __future__ import annotations
 
-import gc
-import random
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from components.classifier.device import free_bytes, is_out_of_memory
+from components.classifier.device import free_bytes, free_unused, is_out_of_memory, time_when_done
 from components.classifier.images import ImageStore, LabelledImages, Normaliser
 from components.classifier.losses import counts_of
 from components.classifier.network import LayerTable, Network
 from components.shared.params.params import Params
 from components.train.compiling import flops_of_training
+from components.train.generators import generators_kept
 from components.train.group import Group
 from components.train.training_step import TrainingStep
 
@@ -127,62 +123,28 @@ def images_a_second(
     count: int,
 ) -> float:
     """Images a second of steps on the first `count` images; 0 where they do not fit, or leave too little memory."""
-    with _generators_kept(device):
+
+    def seconds_of_timed() -> float:
+        classes = counts_of(data.labels.cpu(), params.n_classes)
+        # Alone: the processes of a group, each of which tries, wait for no other.
+        step = TrainingStep(deepcopy(network), classes, params, normalise, device, Group())
+        step.network.train()
+        chosen = torch.arange(count) % len(data.images)
+        images, labels = data.images.take(chosen), data.labels[chosen.to(device)]
+        for steps in (_WARM, _TIMED):
+            begun = time_when_done(device)
+            for _ in range(steps):
+                step.alone(step.prepare(images, count), labels)
+        return time_when_done(device) - begun
+
+    seconds, has_room = 0.0, False
+    with generators_kept(device):
         try:
-            return _timed(network, data, normalise, params, device, count)
+            seconds = seconds_of_timed()
+            has_room = device.type != "cuda" or free_bytes(device) >= _ROOM * torch.cuda.mem_get_info(device)[1]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
     # Here the error is gone, and with its traceback what the step held on to.
-    _free(device)
-    return 0.0
-
-
-def _timed(
-    network: Network,
-    data: LabelledImages[ImageStore],
-    normalise: Normaliser,
-    params: Params,
-    device: torch.device,
-    count: int,
-) -> float:
-    classes = counts_of(data.labels.cpu(), params.n_classes)
-    # Alone: the processes of a group, each of which tries, wait for no other.
-    step = TrainingStep(deepcopy(network), classes, params, normalise, device, Group())
-    step.network.train()
-    chosen = torch.arange(count) % len(data.images)
-    images, labels = data.images.take(chosen), data.labels[chosen.to(device)]
-    begun = _now(device)
-    for index in range(_WARM + _TIMED):
-        if index == _WARM:
-            begun = _now(device)
-        step.alone(step.prepare(images, count), labels)
-    seconds = _now(device) - begun
-    has_room = device.type != "cuda" or free_bytes(device) >= _ROOM * torch.cuda.mem_get_info(device)[1]
-    del step, images
-    _free(device)
+    free_unused(device)
     return count * _TIMED / max(seconds, 1e-9) if has_room else 0.0
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def _free(device: torch.device) -> None:
-    if device.type == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()
-
-
-@contextmanager
-def _generators_kept(device: torch.device) -> Iterator[None]:
-    """Within, draws of layers and transforms leave torch's, Python's and numpy's generators as they were."""
-    python, numbers = random.getstate(), np.random.get_state(legacy=True)
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numbers)

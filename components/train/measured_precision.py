@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from copy import deepcopy
@@ -12,11 +11,11 @@ import torch
 from torch import Tensor
 
 from components.classifier.building import is_known
-from components.classifier.device import is_out_of_memory
+from components.classifier.device import free_unused, is_out_of_memory, time_when_done
 from components.shared.seeds import derived_seed
+from components.train.generators import generators_kept
 from components.train.precision import Measured, Precision, PrecisionName, best_of, candidates, unmeasured
 from components.train.recomputing import Recomputing
-from components.train.state import generators_kept
 from components.train.trainer import Trainer
 
 # Of the time that the run's passes take, which measuring may take.
@@ -42,7 +41,7 @@ def precision_of_run(trainer: Trainer) -> Precision:
     batches = (params.num_epochs - trainer.position.epoch + 1) * len(trainer.slices)
     if why := _hindrance(trainer, batches):
         return unmeasured(device, why)
-    found = trainer.group.on_first(lambda: measure(trainer, names, SHARE * batches, _now))
+    found = trainer.group.on_first(lambda: measure(trainer, names, SHARE * batches, time_when_done))
     return unmeasured(device, found) if isinstance(found, str) else best_of(found)
 
 
@@ -75,13 +74,13 @@ def measure(
         now: The time in seconds, once the device has done its work.
     """
     try:
-        with generators_kept(trainer):
+        step = trainer.training_step
+        with generators_kept(trainer.device, step.flipping, step.augmenting):
             return _Passes(trainer, now).measured(names, passes)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    if trainer.device.type == "cuda":
-        torch.cuda.empty_cache()
+    free_unused(trainer.device)
     return "it does not fit in memory"
 
 
@@ -145,9 +144,3 @@ class _Passes:
 
 def _shortest(seconds: Mapping[PrecisionName, Sequence[float]]) -> float:
     return min(each for taken in seconds.values() for each in taken)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

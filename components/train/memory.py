@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
-from components.classifier.device import describe_device, is_out_of_memory
+from components.classifier.device import describe_device, free_unused, is_out_of_memory
 from components.classifier.inference import chunk_size
 from components.shared.cropping import central_crop
 from components.shared.errors import ParamsError, Problem
@@ -68,7 +67,8 @@ def _memory(trainer: Trainer) -> str:
 
 def _fits(trainer: Trainer, count: int) -> bool:
     """Whether steps on so many black images fit. Two: what the optimiser keeps is there only after the first."""
-    _free(trainer)
+    trainer.optimiser.zero_grad(set_to_none=True)  # what a step that failed has left
+    free_unused(trainer.device)
     try:
         for _ in range(2):
             stored = torch.zeros(count, *trainer.params.stored_shape, dtype=torch.uint8, device=trainer.device)
@@ -82,13 +82,6 @@ def _fits(trainer: Trainer, count: int) -> bool:
             raise
         return False
     finally:
-        _free(trainer)
+        trainer.optimiser.zero_grad(set_to_none=True)
+        free_unused(trainer.device)
     return True
-
-
-def _free(trainer: Trainer) -> None:
-    """Free what a step that failed has left: gradients, cycles, and the blocks that torch keeps for later."""
-    trainer.optimiser.zero_grad(set_to_none=True)
-    gc.collect()
-    if trainer.device.type == "cuda":
-        torch.cuda.empty_cache()

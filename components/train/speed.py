@@ -15,7 +15,7 @@ from statistics import median
 
 import torch
 
-from components.classifier.device import is_out_of_memory
+from components.classifier.device import is_out_of_memory, time_when_done
 from components.classifier.images import ResidentImages
 from components.shared.artifacts.model import TIME_SHARES, Speed
 from components.shared.seeds import derived_seed
@@ -146,18 +146,12 @@ def _rounds(trainer: Trainer, steps: int, budget_s: float) -> Iterator[tuple[flo
                 if trainer.group.from_first(time.perf_counter() - begun > 0.9 * budget_s):
                     return  # steps take longer than they did in training
                 for index in (1, 0) if count % 2 else (0, 1):
-                    start = _now(trainer.device)
+                    start = time_when_done(trainer.device)
                     images[index] += sum(islice(sides[index], min(turn, steps - done)))
-                    seconds[index] += _now(trainer.device) - start
+                    seconds[index] += time_when_done(trainer.device) - start
         if number > 0:
             own, bound = (done / max(taken, 1e-9) for done, taken in zip(images, seconds, strict=True))
             yield own, bound
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _training_steps(trainer: Trainer) -> Generator[int]:

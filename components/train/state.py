@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 from components.classifier.device import describe_device, is_out_of_memory
@@ -20,6 +16,7 @@ from components.shared.text import shortened
 from components.shared.version import __version__
 from components.train.checkpoints.format import CheckpointManifest
 from components.train.checkpoints.resume import Found
+from components.train.generators import set_shared_states, shared_states
 from components.train.precision import kept_precision
 from components.train.trainer import Best, Position, Trainer
 
@@ -79,7 +76,10 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "generators": {
             "flip": trainer.training_step.flipping.get_state(),
             "mix": trainer.training_step.mixing.draws.getstate(),
-            "processes": trainer.group.gathered(_own_generators(trainer)),
+            # Each process's own, which layers and transforms draw from.
+            "processes": trainer.group.gathered(
+                {"augment": trainer.training_step.augmenting.get_state()} | shared_states(trainer.device)
+            ),
         },
     }
 
@@ -166,44 +166,10 @@ def _restore_generators(
         )
     if is_same:
         trainer.training_step.flipping.set_state(generators["flip"])
-        _set_own_generators(trainer, generators["processes"][group.rank])
+        own = generators["processes"][group.rank]
+        trainer.training_step.augmenting.set_state(own["augment"])
+        set_shared_states(own, device)
         return
     trainer.training_step.flipping.manual_seed(derived_seed(seed, f"flip/{manifest.step}"))
     trainer.training_step.augmenting.manual_seed(derived_seed(seed, f"augment/{manifest.step}/{group.rank}"))
     torch.manual_seed(derived_seed(seed, f"torch/{manifest.step}/{group.rank}"))
-
-
-@contextmanager
-def generators_kept(trainer: Trainer) -> Iterator[None]:
-    """Put every generator that a step may draw from back to where it is now, once this is left."""
-    flip, own = trainer.training_step.flipping.get_state(), _own_generators(trainer)
-    try:
-        yield
-    finally:
-        trainer.training_step.flipping.set_state(flip)
-        _set_own_generators(trainer, own)
-
-
-def _own_generators(trainer: Trainer) -> dict[str, Any]:
-    """The states of the generators that are each process's own, those that layers and transforms share among them."""
-    device = trainer.device
-    legacy: Any = np.random.get_state(legacy=True)
-    kind, keys, *rest = legacy
-    return {
-        "augment": trainer.training_step.augmenting.get_state(),
-        "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
-
-
-def _set_own_generators(trainer: Trainer, states: dict[str, Any]) -> None:
-    trainer.training_step.augmenting.set_state(states["augment"])
-    version, numbers, gauss = states["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    kind, keys, *rest = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] is not None and trainer.device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], trainer.device)

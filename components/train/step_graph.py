@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from components.classifier.device import free_unused
 from components.classifier.graphs import Graphs, Replay, reason_of
 from components.classifier.images import ImageStore, LabelledImages, ResidentImages
 from components.shared.logs import step_logger
+from components.train.generators import set_shared_states, shared_states
 from components.train.mixup import NUMBERS
 from components.train.timing import Timing
 from components.train.training_step import TrainingStep
@@ -207,9 +207,7 @@ class CapturedStep:
         self.outcome, self._replays, self._inputs = "eager", {}, []
         for state, key, value in moved:
             state[key] = state[key].to(value.device)
-        gc.collect()
-        if self._step.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_unused(self._step.device)
         _log.warning("step: eager from here on, a captured step could not be relied on: %s", failure)
 
     def _make_inputs(self) -> None:
@@ -277,9 +275,9 @@ class _Outcome:
         self.parts = {name: [value.to("cpu", copy=True) for value in part] for name, part in _parts(step).items()}
         self.loss, self.weight, self.right = float(step.loss_sum), float(step.weight_sum), int(step.right)
         self.cursor = int(cursor)
-        self.generators = [step.flipping.get_state(), step.augmenting.get_state(), torch.get_rng_state()]
-        if step.device.type == "cuda":
-            self.generators.append(torch.cuda.get_rng_state(step.device))
+        self.shared = shared_states(step.device)
+        of_torch = [state for state in self.shared.values() if isinstance(state, Tensor)]
+        self.generators = [step.flipping.get_state(), step.augmenting.get_state(), *of_torch]
         self.draws = step.mixing.draws.getstate()
 
 
@@ -304,7 +302,6 @@ class _Snapshot:
         self._tensors = [value for value in kept if isinstance(value, Tensor)]
         self._tensors += [step.loss_sum, step.weight_sum, step.right, cursor]
         self._values = [tensor.to("cpu", copy=True) for tensor in self._tensors]
-        self._of_all = random.getstate(), np.random.get_state(legacy=True)
 
     def restore(self) -> None:
         """Have it all as it was."""
@@ -316,12 +313,8 @@ class _Snapshot:
             tensor.copy_(value)
         step.flipping.set_state(outcome.generators[0])
         step.augmenting.set_state(outcome.generators[1])
-        torch.set_rng_state(outcome.generators[2])
-        if step.device.type == "cuda":
-            torch.cuda.set_rng_state(outcome.generators[3], step.device)
+        set_shared_states(outcome.shared, step.device)
         step.mixing.draws.setstate(outcome.draws)
-        random.setstate(self._of_all[0])
-        np.random.set_state(self._of_all[1])
 
 
 def require_equal(made: _Outcome, given: _Outcome, begun: _Outcome) -> None:

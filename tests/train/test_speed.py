@@ -16,6 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from components.classifier import device
 from components.shared.artifacts.model import TIME_SHARES, Speed, open_model
 from components.train import speed
 from components.train.curves import Curves
@@ -35,7 +36,8 @@ class Clock:
         self.now, self.steps = 1_000.0, 0
         self._seconds = seconds
         trainer.optimiser.register_step_post_hook(lambda *_: self._step())
-        monkeypatch.setattr(speed, "time", self)
+        for module in (speed, device):
+            monkeypatch.setattr(module, "time", self)
 
     def _step(self) -> None:
         self.steps += 1
