@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -307,9 +307,17 @@ def batched(transform: Any, device: torch.device) -> Batched | None:
     if kind is v2.RandomApply:
         return _sometimes(parts, transform.p)
     if kind is v2.RandomChoice:
-        shares = torch.tensor(transform.p, device=device)
-        return _Chosen(parts, lambda count, drawn: [torch.multinomial(shares, count, True, generator=drawn)])
+        # By bounds of their own: torch.multinomial adds up shares in any order on a GPU, by floats, which torch warns
+        # of, and has the host wait where a batch is a single image.
+        bounds = torch.tensor(list(accumulate(transform.p))[:-1], dtype=torch.float64, device=device)
+        return _Chosen(parts, lambda count, drawn: [_numbered(bounds, count, drawn)])
     return _InTurn(parts) if kind is v2.Compose else _Chosen(parts, lambda n, drawn: orders(n, len(parts), drawn).T)
+
+
+def _numbered(bounds: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """A number from 0 on for each image, by bounds that divide 0..1 in shares."""
+    drawn = torch.rand(count, generator=generator, device=bounds.device, dtype=torch.float64)
+    return torch.bucketize(drawn, bounds, right=True)
 
 
 def _by_torchvision(transform: Any, images: Tensor, _generator: torch.Generator) -> Tensor:

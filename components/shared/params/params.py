@@ -222,7 +222,7 @@ class Params(WrittenParams):
     recipe: Literal["scratch-small", "finetune", "imagenet"] | None = Field(
         None,
         description="Fills in what is left out of optimiser, rates, batch size, loss, averaging and transforms: values "
-        "for small images, for weights of before (initial_weights) or for photographs; what is given here stays.",
+        "for small images, for earlier weights (initial_weights) or for photographs; what is given here stays.",
     )
     backbone_learning_rate: Annotated[Real, Field(gt=0)] | None = Field(
         None,
