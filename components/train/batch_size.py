@@ -1,6 +1,6 @@
 """``batch_size: auto``: how many images a batch has, chosen once, before a run's first step.
 
-Never more than a twentieth of the training images, so that a schedule has steps to act in, and never more than 4,096.
+At most a twentieth of the training images, so that a schedule has steps to act in, and 8 to 4,096 in any case.
 On a GPU the sizes below are tried by real steps on copies of the run's network, and the run's generators are put back;
 on a CPU the size follows from the network's cost. The learning rate is not changed.
 """
@@ -50,9 +50,9 @@ def largest_batch(images: int, params: Params, processes: int = 1) -> ChosenBatc
     share = images // (FEWEST_STEPS * params.gradient_accumulation_steps)
     least = max(SMALLEST, 2 * processes)
     if share < least:
-        return ChosenBatchSize(_power_of_two(least), f"the least there is, for {images:,} images")
+        return ChosenBatchSize(_power_of_two(least), f"the least that auto takes, for {images:,} images")
     if share >= LARGEST:
-        return ChosenBatchSize(LARGEST, "the largest there is")
+        return ChosenBatchSize(LARGEST, "the most that auto takes")
     return ChosenBatchSize(_power_of_two(share), f"so that an epoch of {images:,} images has {FEWEST_STEPS} steps")
 
 

@@ -78,7 +78,8 @@ def choose_precision(params: Params, device: torch.device) -> Precision:
         return unmeasured(device)
     if not _has(params.precision, device):
         wanted = f'precision: "{params.precision}" was asked for, and {device} has none'
-        raise DeviceError(f'{wanted}; set precision to "auto" or "fp32"')
+        there = ", ".join(f'"{name}"' for name in PRECISIONS if _has(name, device))
+        raise DeviceError(f'{wanted}; set precision to "auto" or one of {there}')
     return Precision(params.precision, "as precision says")
 
 

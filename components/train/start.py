@@ -126,8 +126,8 @@ def start_trainer(
     size, reason = min(group.gathered(parts.batch_size))
     if inputs.params.batch_size == "auto" and group.is_first:
         advice = " (a larger batch often wants a higher one, which --find-learning-rate suggests)" if size > 256 else ""
-        rate = f"learning_rate stays {inputs.params.learning_rate:g}{advice}"
-        _log.info("batch_size auto: %d, %s; %s", size, reason, rate)
+        rate = "" if is_trial else f"; learning_rate stays {inputs.params.learning_rate:g}{advice}"
+        _log.info("batch_size auto: %d, %s%s", size, reason, rate)
     recipe = describe_recipe(inputs.params.to_dict())
     params = inputs.params.model_copy(update={"batch_size": size})
     inputs = replace(inputs, params=params)
@@ -146,7 +146,7 @@ def start_trainer(
     if found is None and not is_trial:
         trainer.training_step.precision = precision_of_run(trainer)
     trainer.precision.set_flags()
-    _describe(inputs, trainer, compiling, recipe)
+    _describe(inputs, trainer, compiling, recipe, is_trial=is_trial)
     if found is not None:
         _log.info("going on from a checkpoint of %s", found.manifest.position)
         if found.manifest.num_epochs != params.num_epochs and group.is_first and trainer.position.stopped:
@@ -245,7 +245,9 @@ def _built(
     return trainer
 
 
-def _describe(inputs: TrainingInputs, trainer: Trainer, compiling: Compiling, recipe: str | None) -> None:
+def _describe(
+    inputs: TrainingInputs, trainer: Trainer, compiling: Compiling, recipe: str | None, *, is_trial: bool
+) -> None:
     """Log what a run is of, what was chosen for it and why, and what has no effect."""
     params, network, training = inputs.params, trainer.network, trainer.training
     _log.info(
@@ -260,11 +262,12 @@ def _describe(inputs: TrainingInputs, trainer: Trainer, compiling: Compiling, re
     )
     if recipe is not None:
         _log.info("%s", recipe)
-    is_captured, reason = trainer.step_mode
-    is_missed = params.step == "graph" and not is_captured
-    _log.log(WARNING if is_missed else INFO, "step: %s (%s)", "captured" if is_captured else "eager", reason)
-    if len(groups := trainer.optimiser.param_groups) > 1:
-        _log.info("%s", describe_groups(groups, params))
+    if not is_trial:  # whose steps are never captured, and which has rates of its own
+        is_captured, reason = trainer.step_mode
+        is_missed = params.step == "graph" and not is_captured
+        _log.log(WARNING if is_missed else INFO, "step: %s (%s)", "captured" if is_captured else "eager", reason)
+        if len(groups := trainer.optimiser.param_groups) > 1:
+            _log.info("%s", describe_groups(groups, params))
     if params.stored_shape != params.image_shape:
         is_random = (transforms := trainer.training_step.transforms) is None or transforms.crops
         _log.info(

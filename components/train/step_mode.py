@@ -27,7 +27,7 @@ def choose_step_mode(step: TrainingStep, *, has_graphs: bool) -> StepMode:
     if params.step == "eager":
         return StepMode(False, "as step says")
     if params.step == "auto":
-        return StepMode(False, "auto: no GPU has shown yet that captured steps are as good")
+        return StepMode(False, "auto: not yet tried on a GPU" if has_graphs else "on the CPU")
     reason = why_not(step, has_graphs=has_graphs)
     return StepMode(reason is None, reason or "as step says")
 

@@ -104,6 +104,8 @@ def smoke(dataset: Path, params: Params) -> Smoke:
             f"{goal:.3g}; {_diagnosis(trainer, losses)}"
         )
     _log.info("%d images were learnt %s: %s", result.images, in_steps, describe_losses(losses))
+    if left_out := [key for key in without if getattr(params, key) != getattr(trainer.params, key)]:
+        _log.info("left out in this trial: %s", ", ".join(left_out))
     if max(losses) > _RISEN * losses[0]:
         message = "on the way the loss rose to %.4g: %s may be too high for whole epochs; --find-learning-rate tells"
         _log.warning(message, max(losses), rate)

@@ -26,7 +26,7 @@ from tests.train.interrupting import at_step, ended, trained, weights_in
 from tests.train.trials import trainer_of
 
 CPU = torch.device("cpu")
-BIG = ChosenBatchSize(4096, "the largest there is")
+BIG = ChosenBatchSize(4096, "the most that auto takes")
 
 
 @pytest.mark.parametrize(
@@ -35,9 +35,9 @@ BIG = ChosenBatchSize(4096, "the largest there is")
         (1_294, 1, 1, 64, "so that an epoch of 1,294 images has 20 steps"),
         (1_294, 4, 1, 16, "so that an epoch of 1,294 images has 20 steps"),
         (60_000, 1, 1, 2048, "so that an epoch of 60,000 images has 20 steps"),
-        (1_281_167, 1, 8, 4096, "the largest there is"),
-        (100, 1, 1, 8, "the least there is, for 100 images"),
-        (100, 1, 8, 16, "the least there is, for 100 images"),
+        (1_281_167, 1, 8, 4096, "the most that auto takes"),
+        (100, 1, 1, 8, "the least that auto takes, for 100 images"),
+        (100, 1, 8, 16, "the least that auto takes, for 100 images"),
     ],
 )
 def test_a_batch_leaves_an_epoch_its_steps(
@@ -50,7 +50,7 @@ def test_a_batch_leaves_an_epoch_its_steps(
 @pytest.mark.parametrize(
     ("side", "free", "size", "reason"),
     [
-        (8, 2**34, 4096, "the largest there is"),
+        (8, 2**34, 4096, "the most that auto takes"),
         (64, 2**34, 256, "on a CPU a step of 1.1e+09 FLOP is large enough"),
         (640, 2**34, 8, "on a CPU a step of 3.5e+09 FLOP is large enough"),
         (640, 2**26, 1, "what it keeps fits in half of 0.1 GB"),
@@ -72,8 +72,8 @@ def test_on_a_cpu_the_size_follows_from_the_networks_cost(side: int, free: int, 
         ([100, 190, 0], 64, "tried, 190 images/s; 128 does not fit in memory"),
         ([100, 190, 200], 64, "tried, 190 images/s; 128 is hardly faster, 200"),
         ([100, 50], 32, "tried, 100 images/s; 64 is hardly faster, 50"),
-        ([100, 190, 300], 128, "tried, 300 images/s; the largest there is"),
-        ([100], 32, "tried, 100 images/s; the largest there is"),
+        ([100, 190, 300], 128, "tried, 300 images/s; the most that auto takes"),
+        ([100], 32, "tried, 100 images/s; the most that auto takes"),
     ],
 )
 def test_a_doubling_must_fit_and_be_worth_it(rates: list[float], size: int, reason: str) -> None:

@@ -236,7 +236,8 @@ COMPRESSED = {"additional_transforms": [transform("JPEG", quality=[50, 90])]}
 CYCLE = SGD | {LR: [schedule("OneCycleLR", max_lr=0.1) | {"interval": "batch"}]}
 REASONS: dict[str, tuple[dict[str, Any], bool, str]] = {
     "asked": ({"step": "eager"}, True, "as step says"),
-    "auto": ({"step": "auto"}, True, "auto: no GPU has shown yet that captured steps are as good"),
+    "auto": ({"step": "auto"}, True, "auto: not yet tried on a GPU"),
+    "auto, the CPU": ({"step": "auto"}, False, "on the CPU"),
     "the CPU": ({}, False, "there is no GPU"),
     "Adafactor": ({"optim_class": "torch.optim.Adafactor"}, True, "reads values from the GPU at each step"),
     "SGD, not fused": (SGD | {"optim_kwargs": {"fused": False}}, True, "has a rate on the GPU only where it is fused"),

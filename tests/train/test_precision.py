@@ -168,7 +168,9 @@ def test_what_does_not_fit_in_memory_is_not_measured(dataset: Path, monkeypatch:
 
 
 def test_tf32_on_the_cpu_is_refused(dataset: Path) -> None:
-    with pytest.raises(DeviceError, match=r'"tf32" was asked for, and cpu has none; set precision to "auto" or "fp32"'):
+    with pytest.raises(
+        DeviceError, match=r'"tf32" was asked for, and cpu has none; set precision to "auto" or one of "fp32", "bf16"'
+    ):
         trainer_of(dataset, precision="tf32")
 
 

@@ -92,6 +92,17 @@ def test_a_success_on_odd_ways_is_warned_of(dataset: Path, heard: pytest.LogCapt
     heard.clear()
     smoke(dataset, small())
     assert "rose" not in heard.text
+    assert "left out" not in heard.text
+
+
+def test_a_trial_logs_what_it_leaves_out_and_no_rate_of_its_own(few: Path, heard: pytest.LogCaptureFixture) -> None:
+    smoke(few, small(flip_images=True, mixup_alpha=0.2, warmup_epochs=0.5, learning_rate=0.01))
+    assert "left out in this trial: warmup_epochs, flip_images, mixup_alpha" in heard.messages
+    heard.clear()
+    find_learning_rate(few, small(batch_size="auto", backbone_learning_rate=0.001, step="graph"))
+    assert "batch_size auto: 8, the least that auto takes, for 60 images" in heard.messages
+    assert "1e-07" not in heard.text
+    assert "step: eager" not in heard.text
 
 
 def test_each_step_is_a_step_of_training_at_its_rate_from_the_runs_first_weights(dataset: Path) -> None:

@@ -86,8 +86,8 @@ class Params(WrittenParams):
 
     batch_size: SizeOrAuto = Field(
         512,
-        description='Images in a training batch; "auto": chosen as training begins, on a GPU by trying, at most a '
-        "twentieth of the images.",
+        description='Images in a training batch; "auto": chosen as training begins, on a GPU by trying; 8 to 4,096, '
+        "and of more than 8 so few that an epoch has 20 steps.",
     )
     image_height: _Side = Field(
         description="Input height of the model in pixels; data prep resizes to it, or to stored_height."

@@ -91,7 +91,7 @@ def _finetune(known: Known) -> dict[str, Any]:
         "optim_class": "torch.optim.AdamW",
         "optim_kwargs": {"weight_decay": 0.05},
         "learning_rate": 0.003,
-        "backbone_learning_rate": _number(known, "learning_rate", 0.003) / 10,
+        "backbone_learning_rate": float(f"{_number(known, 'learning_rate', 0.003) / 10:.15g}"),
         **_cosine(known, 0.1, 2),
         "max_grad_norm": 1.0,
         "decay_biases_and_norms": False,

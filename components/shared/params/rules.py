@@ -137,7 +137,9 @@ def cross_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
     if gate and gate.vs_baseline and "baseline" in values and values["baseline"] is None:
         yield Problem("baseline", "is required where gate.vs_baseline is given: the model directory to compare to")
     if value("compile") == "always" and value("gradient_checkpointing"):
-        yield Problem("compile", 'is "always", and layers of gradient_checkpointing are not compiled; set one of them')
+        yield Problem(
+            "compile", 'is "always", and layers of gradient_checkpointing are not compiled; set only one of the two'
+        )
     for first, second in (
         ("PUB_SUB_TOPIC", "PUB_SUB_PROJECT"),
         ("PUB_SUB_SUBSCRIPTION", "PUB_SUB_PROJECT"),
@@ -156,7 +158,7 @@ def _stored_size_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(f"stored_{side}", f"must be at least image_{side}, {taken}, got {stored}")
         # Not the model's own side, which would squeeze images, and not one in proportion, which would be a guess.
         if values.get(f"stored_{other}", ...) is None and (taken_other := values.get(f"image_{other}")) is not None:
-            advice = f"{round(stored * taken_other / taken)} keeps the model's proportions"
+            advice = f"{round(max(stored, taken) * taken_other / taken)} keeps the model's proportions"
             yield Problem(f"stored_{other}", f"is required where stored_{side} is given; {advice}")
 
 

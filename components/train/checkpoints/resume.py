@@ -40,7 +40,8 @@ LOCK_TIMEOUT_S = 60.0
 # Data prep's options show in the dataset.
 OF_THE_DATASET = frozenset("test_fraction validation_fraction max_unreadable alpha_background".split())
 # What may change between two attempts besides: status, how often is saved, where it is computed, and what becomes of
-# the model; a recipe's values count, not its name. None of it changes what is computed.
+# the model; a recipe's values count, not its name. None of it changes what is computed, but for
+# rounding, and for the numbers that compiled dropout draws.
 FREE = OF_THE_DATASET | frozenset(
     "GOOGLE_APPLICATION_CREDENTIALS PUB_SUB_PROJECT PUB_SUB_TOPIC PUB_SUB_SUBSCRIPTION TIMEOUT KAFKA_HOST KAFKA_TOPIC "
     "device mode eval_metric_compute_freq eval_batch_size on_status_error save_freq checkpoint_minutes "

@@ -206,7 +206,7 @@ def test_nesting_has_an_end() -> None:
         ({"PUB_SUB_TOPIC": "status"}, {"PUB_SUB_PROJECT": "is required where PUB_SUB_TOPIC is given"}),
         (
             {"compile": "always", "gradient_checkpointing": True},
-            {"compile": 'is "always", and layers of gradient_checkpointing are not compiled; set one of them'},
+            {"compile": 'is "always", and layers of gradient_checkpointing are not compiled; set only one of the two'},
         ),
         ({"KAFKA_HOST": "a"}, {"KAFKA_TOPIC": "is required where KAFKA_HOST is given"}),
         ({"KAFKA_HOST": "a", "KAFKA_TOPIC": ".."}, {"KAFKA_TOPIC": "to name a Kafka topic"}),
@@ -222,6 +222,13 @@ def test_nesting_has_an_end() -> None:
         (
             {"image_width": 12, "stored_height": 10},
             {"stored_width": "is required where stored_height is given; 15 keeps the model's proportions"},
+        ),
+        (
+            {"stored_height": 7},
+            {
+                "stored_height": "must be at least image_height, 8, got 7",
+                "stored_width": "is required where stored_height is given; 8 keeps the model's proportions",
+            },
         ),
         ({"stored_width": 9, "stored_height": 0}, {"stored_height": "must be at least 1, got 0"}),
     ],

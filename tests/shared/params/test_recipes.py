@@ -34,6 +34,10 @@ def filled(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in params.items() if key != "recipe" and value != plain[key]}
 
 
+def test_a_tenth_of_the_rate_has_no_digits_of_rounding() -> None:
+    assert filled(**TUNED)["backbone_learning_rate"] == 0.0003
+
+
 @pytest.mark.parametrize(
     ("config", "line"),
     [
