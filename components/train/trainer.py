@@ -312,8 +312,8 @@ class Trainer:
     def require_finite_weights(self) -> None:
         """Raise `DivergedError` where what a checkpoint would keep is not worth keeping."""
         self.require_finite_loss()
-        norms = torch.stack(torch._foreach_norm(list(self.network.parameters())))
-        if not all(self.group.gathered(bool(norms.isfinite().all()))):
+        norm = torch.nn.utils.get_total_norm(self.network.parameters())
+        if not all(self.group.gathered(bool(norm.isfinite()))):
             raise self.diverged("a weight became NaN or infinite")
 
     def diverged(self, what: str) -> DivergedError:

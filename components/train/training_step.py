@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from components.classifier.crops import random_crops
 from components.classifier.device import is_out_of_memory
@@ -241,13 +241,13 @@ class TrainingStep:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if self.average is not None:
-            averages, values, counters = self._averaged
+            averages, values, copied = self._averaged
+            if is_averaged:
+                get_ema_multi_avg_fn(self.params.ema_decay)(averages, values, None)  # type: ignore[no-untyped-call]
+            else:
+                copied = [*zip(averages, values, strict=True), *copied]
             with torch.no_grad():
-                if is_averaged:
-                    torch._foreach_lerp_(averages, values, 1 - self.params.ema_decay)
-                else:
-                    torch._foreach_copy_(averages, values)
-                for average, value in counters:  # an average of them would be cut off to whole numbers
+                for average, value in copied:
                     average.copy_(value)
 
     def count(self) -> None:
@@ -257,7 +257,7 @@ class TrainingStep:
 
     @cached_property
     def _averaged(self) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
-        """Averages of floats, what they are of, and each counter's with its own."""
+        """Averages of floats, what they are of, and each counter's with its own, whose average would be cut off."""
         assert self.average is not None  # noqa: S101 - for mypy
         pairs = [
             pair

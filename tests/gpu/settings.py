@@ -9,24 +9,12 @@ from components.shared.params.params import Params
 from tests.configs import layer, schedule, transform
 from tests.examples import SMALL
 from tests.gpu.conftest import DEVICE
+from tests.kill import lives
 
 ON_GPU = DEVICE.startswith("cuda")
 LR = "learning_rate_schedule"
 DROPOUT = [*SMALL["net_arch"], layer("Dropout", p=0.2)]
-EVERYTHING: dict[str, Any] = {
-    "net_arch": DROPOUT,
-    "ema_decay": 0.99,
-    "mixup_alpha": 0.3,
-    "cutmix_alpha": 1.0,
-    "gradient_accumulation_steps": 2,
-    "max_grad_norm": 1.0,
-    "warmup_epochs": 1.5,
-    LR: [
-        schedule("ReduceLROnPlateau", patience=2),
-        schedule("StepLR", step_size=5),
-        schedule("ExponentialLR", gamma=0.999) | {"interval": "batch"},
-    ],
-}
+EVERYTHING: dict[str, Any] = {**lives.EVERYTHING, "net_arch": DROPOUT}
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "everything": EVERYTHING,

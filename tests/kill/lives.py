@@ -22,6 +22,7 @@ from typing import Any
 from components.shared.artifacts.model import MODEL, open_model
 from components.shared.files import sha256_of
 from components.train.checkpoints.format import is_checkpoint_file, list_checkpoints
+from tests.configs import schedule
 from tests.examples import SMALL, write_params
 
 SHARE_VARIABLE = "SHUTTERLINE_KILLS"  # a part of the runs, above 0 and at most 1
@@ -35,6 +36,19 @@ PARAMS: dict[str, Any] = {
     "save_freq": 1,
     "checkpoint_minutes": 0.001,
     "keep_checkpoints": 3,
+}
+EVERYTHING: dict[str, Any] = {
+    "ema_decay": 0.99,
+    "mixup_alpha": 0.3,
+    "cutmix_alpha": 1.0,
+    "gradient_accumulation_steps": 2,
+    "max_grad_norm": 1.0,
+    "warmup_epochs": 1.5,
+    "learning_rate_schedule": [
+        schedule("ReduceLROnPlateau", patience=2),
+        schedule("StepLR", step_size=5),
+        schedule("ExponentialLR", gamma=0.999) | {"interval": "batch"},
+    ],
 }
 _LOOK_S = 0.0005
 

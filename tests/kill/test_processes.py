@@ -8,12 +8,12 @@ import shutil
 import signal
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from components.train.checkpoints.format import list_checkpoints
 from tests.kill.lives import (
+    EVERYTHING,
     Whole,
     descendants_of,
     drawn,
@@ -28,20 +28,6 @@ from tests.kill.lives import (
 pytestmark = pytest.mark.kill
 
 TORCHRUN = "-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 3 -m components.train".split()
-EVERYTHING: dict[str, Any] = {
-    "ema_decay": 0.99,
-    "mixup_alpha": 0.3,
-    "cutmix_alpha": 1.0,
-    "gradient_accumulation_steps": 2,
-    "max_grad_norm": 1.0,
-    "warmup_epochs": 1.5,
-    "learning_rate_schedule": [
-        {"name": "plateau", "class": "torch.optim.lr_scheduler.ReduceLROnPlateau", "kwargs": {"patience": 2}},
-        {"name": "steps", "class": "torch.optim.lr_scheduler.StepLR", "kwargs": {"step_size": 5}},
-        {"name": "decay", "class": "torch.optim.lr_scheduler.ExponentialLR", "kwargs": {"gamma": 0.999}}
-        | {"interval": "batch"},
-    ],
-}
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from components.shared.errors import DeviceError, ParamsError
 from components.shared.params.types import LayerSpec
 from components.train.checkpoints.resume import Found
 from components.train.compiling import choose_compiling, flops_of_training
+from components.train.group import Group
 from components.train.measured_precision import measure
 from components.train.precision import (
     Measured,
@@ -30,10 +31,12 @@ from components.train.precision import (
     unmeasured,
     without_tf32,
 )
+from components.train.start import start_trainer
 from components.train.state import manifest_of, restore, state_of
 from components.train.train import train
 from tests.configs import layer
 from tests.examples import small
+from tests.train.interrupting import inputs_of
 from tests.train.trials import PLAIN_ARCH, epochs, trainer_of, weights
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -278,18 +281,23 @@ def test_a_fused_optimiser_makes_the_same_steps(dataset: Path, optimiser: str, k
         torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)
 
 
-def chosen(heard: pytest.LogCaptureFixture, dataset: Path, model: Path, **changes: Any) -> str:
-    heard.clear()
-    train(dataset=dataset, model=model, params=small(**{"num_epochs": 1, **changes}))
+@pytest.mark.parametrize(
+    ("changes", "end"),
+    [
+        ({}, "fp32 (on the CPU), not compiled (on the CPU)"),
+        (
+            {"precision": "bf16", "compile": "never"},
+            "bf16 (as precision says), not compiled (as compile says)",
+        ),
+        ({"compile": "always"}, "fp32 (on the CPU), compiled (as compile says)"),
+    ],
+)
+def test_the_log_says_what_was_chosen_and_why(
+    few: Path, heard: pytest.LogCaptureFixture, changes: dict[str, Any], end: str
+) -> None:
+    start_trainer(inputs_of(few, small(**changes)), Group(), None, None)
     (line,) = (message for message in heard.messages if "parameters on" in message)
-    return line
-
-
-def test_the_log_says_what_was_chosen_and_why(dataset: Path, tmp_path: Path, heard: pytest.LogCaptureFixture) -> None:
-    line = chosen(heard, dataset, tmp_path / "one")
-    assert line.endswith("fp32 (on the CPU), not compiled (on the CPU)")
-    line = chosen(heard, dataset, tmp_path / "two", precision="bf16", compile="never")
-    assert line.endswith("bf16 (as precision says), not compiled (as compile says)")
+    assert line.endswith(end)
 
 
 @pytest.mark.parametrize(
@@ -364,9 +372,8 @@ def test_one_compilation_serves_a_run_and_is_no_training(
     train(dataset=dataset, model=tmp_path / "plain", params=small(compile="never", **changes))
     torch.compiler.reset()  # a network that was compiled in this process before would not be again
     before = counters["stats"]["unique_graphs"]
-    line = chosen(heard, dataset, tmp_path / "compiled", compile="always", **changes)
+    train(dataset=dataset, model=tmp_path / "compiled", params=small(compile="always", **changes))
     assert counters["stats"]["unique_graphs"] == before + 1
-    assert line.endswith("compiled (as compile says)")
     plain, compiled = (open_model(tmp_path / name).manifest for name in ("plain", "compiled"))
     for one, other in zip(compiled.history, plain.history, strict=True):
         assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
