@@ -241,7 +241,7 @@ def _row(path: str, layer: nn.Module, name: str, given: Tensor, output: Tensor, 
         torch.backends.mha.set_fastpath_enabled(False)  # attention by operations that the FLOP counter knows
         try:
             shapes.multiply_adds, shapes.is_exact = 0, True
-            with counted_values(layer) as values, LiveValues() as live:
+            with _counted_values(layer) as values, LiveValues() as live:
                 layer(given[:1])
             multiply_adds = shapes.multiply_adds
             if not shapes.is_exact:
@@ -275,7 +275,7 @@ def _flop_counter() -> Any:
 
 
 @contextmanager
-def counted_values(layer: nn.Module) -> Iterator[list[int]]:
+def _counted_values(layer: nn.Module) -> Iterator[list[int]]:
     """The number of values that every module without modules of its own gives, call by call, while this is open."""
     counts: list[int] = []
 

@@ -163,7 +163,7 @@ def test_kserve_is_told_where_the_repository_is(
     }
 
 
-def test_clients_of_a_model_with_a_stored_size_are_told_what_to_send(
+def test_clients_of_a_model_with_a_stored_size_read_what_to_send(
     shutterline: Shutterline, refused: Refused, tmp_path: Path, model: Model
 ) -> None:
     stored = write_onnx_directory(tmp_path / "stored", stored=(13, 10, 3))
