@@ -183,7 +183,15 @@ class _Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]
         by_mask = name in ("index", "index_put", "index_put_") and any(
             index is not None and index.dtype is torch.bool for index in args[1]
         )
-        if by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "equal", "repeat"):
+        if by_mask or name in (
+            "_local_scalar_dense",
+            "nonzero",
+            "masked_select",
+            "lift_fresh",
+            "equal",
+            "repeat",
+            "multinomial",
+        ):
             self.found.add(name)
         return op(*args, **(kwargs or {}))
 
