@@ -260,9 +260,9 @@ def _describe(
         "compiled" if compiling.is_on else "not compiled",
         compiling.reason,
     )
-    if recipe is not None:
-        _log.info("%s", recipe)
-    if not is_trial:  # whose steps are never captured, and which has rates of its own
+    if not is_trial:  # whose steps are never captured, and which has rates, schedules and transforms of its own
+        if recipe is not None:
+            _log.info("%s", recipe)
         is_captured, reason = trainer.step_mode
         is_missed = params.step == "graph" and not is_captured
         _log.log(WARNING if is_missed else INFO, "step: %s (%s)", "captured" if is_captured else "eager", reason)

@@ -96,8 +96,10 @@ def test_a_success_on_odd_ways_is_warned_of(dataset: Path, heard: pytest.LogCapt
 
 
 def test_a_trial_logs_what_it_leaves_out_and_no_rate_of_its_own(few: Path, heard: pytest.LogCaptureFixture) -> None:
-    smoke(few, small(flip_images=True, mixup_alpha=0.2, warmup_epochs=0.5, learning_rate=0.01))
-    assert "left out in this trial: warmup_epochs, flip_images, mixup_alpha" in heard.messages
+    smoke(few, small(flip_images=True, mixup_alpha=0.2, warmup_epochs=0.5, learning_rate=0.01, recipe="scratch-small"))
+    left_out = "learning_rate_schedule, warmup_epochs, flip_images, additional_transforms, mixup_alpha"
+    assert f"left out in this trial: {left_out}" in heard.messages
+    assert "recipe" not in heard.text
     heard.clear()
     find_learning_rate(few, small(batch_size="auto", backbone_learning_rate=0.001, step="graph"))
     assert "batch_size auto: 8, the least that auto takes, for 60 images" in heard.messages
