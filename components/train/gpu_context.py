@@ -1,7 +1,7 @@
 """A GPU's context, made by the driver in a thread while Python imports torch, which then finds it there.
 
-torch's runtime uses the device's primary context, of which a process has one, whoever makes it. What fails here is met
-by torch again, which says what is wrong. Not tried on a GPU yet.
+torch's runtime uses the device's primary context, of which a process has one, whichever library makes it. What fails
+here is met by torch again, which says what is wrong. Not tried on a GPU yet.
 """
 
 from __future__ import annotations

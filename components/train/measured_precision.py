@@ -35,9 +35,12 @@ def precision_of_run(trainer: Trainer) -> Precision:
     Every process of a group calls this; the first measures. The trainer is left as it was, generators included.
     """
     params, device = trainer.params, trainer.device
-    names = candidates(device)
-    if params.precision != "auto" or len(names) == 1:
+    if params.precision != "auto":
         return trainer.precision
+    own = candidates(device)
+    names = tuple(name for name in own if all(name in each for each in trainer.group.gathered(own)))
+    if len(names) == 1:
+        return trainer.precision if names == own else Precision("fp32", "the GPUs of other processes have no more")
     batches = (params.num_epochs - trainer.position.epoch + 1) * len(trainer.slices)
     if why := _hindrance(trainer, batches):
         return unmeasured(device, why)

@@ -133,16 +133,13 @@ def start_trainer(
     inputs = replace(inputs, params=params)
     if graphs is None and inputs.device.type == "cuda" and not is_trial:
         graphs = CudaGraphs(inputs.device)
+    images = len(parts.training.images) * params.num_epochs / group.size
     compiling = Compiling(False, "which would take longer than the trial")
-
-    def built() -> Trainer:
-        nonlocal compiling
-        if not is_trial:
-            images = len(parts.training.images) * params.num_epochs / group.size
-            compiling = choose_compiling(params, inputs.device, inputs.table, images)
-        return _built(inputs, parts, group, found, compiled=compiling.is_on, graphs=graphs)
-
-    trainer = group.together(built)
+    if not is_trial:
+        compiling = group.together(lambda: choose_compiling(params, inputs.device, inputs.table, images))
+    # One process alone would wait for the others as it compiles.
+    compiling = next((each for each in group.gathered(compiling) if not each.is_on), compiling)
+    trainer = group.together(lambda: _built(inputs, parts, group, found, compiled=compiling.is_on, graphs=graphs))
     if found is None and not is_trial:
         trainer.training_step.precision = precision_of_run(trainer)
     trainer.precision.set_flags()

@@ -40,7 +40,7 @@ class NotCapturedError(RuntimeError):
     """Why work is not captured."""
 
 
-class _Differs(Exception):  # noqa: N818 - the run goes on without a graph
+class _DifferenceError(Exception):
     """What replays give is not what plain steps give."""
 
 
@@ -192,7 +192,7 @@ class CapturedStep:
                 self._cursor.fill_(self._examples[sizes][0][0].start)
                 self._replays[sizes] = self._captured(partial(self._record, sizes))
                 begun.restore()
-                require_equal(made, self._rehearsed(sizes, self._replayed_step, begun), begun.outcome)
+                _require_equal(made, self._rehearsed(sizes, self._replayed_step, begun), begun.outcome)
         except Exception as error:  # whatever keeps a step from being captured, the plain step does without
             failure = reason_of(error)
         # Here the error is gone, and with it everything that it held on to.
@@ -317,21 +317,21 @@ class _Snapshot:
         step.mixing.draws.setstate(outcome.draws)
 
 
-def require_equal(made: _Outcome, given: _Outcome, begun: _Outcome) -> None:
-    """Raise an error where what replays have given is not what plain steps have made of the same state."""
+def _require_equal(made: _Outcome, given: _Outcome, begun: _Outcome) -> None:
+    """Raise an error where what replays have given is not what plain steps have made of the state `begun`."""
     for name, before in begun.parts.items():
         change = difference = 0.0
         for old, one, other in zip(before, made.parts[name], given.parts[name], strict=True):
             change += float((one.double() - old.double()).square().sum())
             difference += float((one.double() - other.double()).square().sum())
         if not difference <= _TOLERANCE**2 * change:
-            raise _Differs(f"its {name} differ from those of the plain step")
+            raise _DifferenceError(f"its {name} differ from those of the plain step")
     images = made.cursor - begun.cursor
     if made.cursor != given.cursor or abs(made.right - given.right) > 1 + 0.01 * abs(images):
-        raise _Differs("it counts other images than the plain step")
+        raise _DifferenceError("it counts other images than the plain step")
     for of in ("loss", "weight"):
         was, plain, replayed = (getattr(outcome, of) for outcome in (begun, made, given))
         if not abs(plain - replayed) <= _LOSS_TOLERANCE * abs(plain - was):
-            raise _Differs(f"it sums up another {of} than the plain step")
+            raise _DifferenceError(f"it sums up another {of} than the plain step")
     if made.draws != given.draws or not all(map(torch.equal, made.generators, given.generators)):
-        raise _Differs("it draws other random numbers than the plain step")
+        raise _DifferenceError("it draws other random numbers than the plain step")

@@ -88,22 +88,22 @@ def trainings(folder: Path) -> Iterator[Ratio | str]:
         yield f"(v) training / {VERSION}: {why_not}"
         return
     for make in (grayscale_28, color_64):
-        place = folder / make.__name__
-        place.mkdir()
-        task = make(place / "dataset", torch.device("cpu"))
-        task.save(place)
+        task_folder = folder / make.__name__
+        task_folder.mkdir()
+        task = make(task_folder / "dataset", torch.device("cpu"))
+        task.save(task_folder)
         log = folder / f"{make.__name__}.log"
         with (
             Side("tests.bench.sides.ours", log) as ours,
             Side("tests.bench.sides.earlier", log, earlier) as theirs,
         ):
-            pairs = [(_rate(ours, place, task), _rate(theirs, place, task)) for _ in range(ROUNDS + 1)][1:]
+            pairs = [(_rate(ours, task_folder, task), _rate(theirs, task_folder, task)) for _ in range(ROUNDS + 1)][1:]
         name = f"(v) {task.title}: training / {VERSION}"
         yield Ratio(name, [pair[0] for pair in pairs], [pair[1] for pair in pairs], "images/s", "at least 0.97")
 
 
-def _rate(side: Side, place: Path, task: Task) -> float:
+def _rate(side: Side, task_folder: Path, task: Task) -> float:
     # About what either trains: it only chooses how many epochs are trained.
-    request = {"task": str(place), "device": "cpu", "precision": "fp32", "batch": BATCH, "seconds": SECONDS}
+    request = {"task": str(task_folder), "device": "cpu", "precision": "fp32", "batch": BATCH, "seconds": SECONDS}
     guess = {"guess": len(task.images) / SECONDS}
     return float(side.ask(request | guess, TIMEOUT_S)["images_per_second"])

@@ -121,7 +121,7 @@ def _not_compiled(images: torch.Tensor) -> torch.Tensor:
 def left_while_evaluating(dataset: Path, model: Path, group: Group) -> dict[str, Any]:
     evaluations = 0
 
-    def told_within(*arguments: Any, **options: Any) -> Any:
+    def signalled_within(*arguments: Any, **options: Any) -> Any:
         nonlocal evaluations
         evaluations += 1
         if evaluations == 2 and group.rank == 1:
@@ -131,7 +131,7 @@ def left_while_evaluating(dataset: Path, model: Path, group: Group) -> dict[str,
     is_terminated = False
     with (
         patch.dict("components.classifier.inference.CHUNK_IMAGES", cpu=300),
-        patch("components.train.trainer.evaluated", told_within),
+        patch("components.train.trainer.evaluated", signalled_within),
         sigterm_raises(),
     ):
         try:

@@ -20,7 +20,7 @@ from components.shared.params.types import LayerSpec
 from components.train.checkpoints.resume import Found
 from components.train.compiling import choose_compiling, flops_of_training
 from components.train.group import Group
-from components.train.measured_precision import measure
+from components.train.measured_precision import measure, precision_of_run
 from components.train.precision import (
     Measured,
     Precision,
@@ -203,6 +203,22 @@ def test_a_gpu_is_asked_for_what_it_has(
             continue
         with pytest.raises(DeviceError, match=f'"{name}" was asked for, and cuda has none; set precision to "auto"'):
             choose_precision(small(precision=name), GPU)
+
+
+class Mixed(Group):
+    """A group whose other process has a GPU without bf16."""
+
+    def gathered(self, value: Any) -> list[Any]:
+        return [value, ("fp32",)]
+
+
+def test_a_group_computes_in_what_all_of_its_gpus_have(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_of(dataset)
+    trainer.device, trainer.group = GPU, Mixed(size=2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+
+    assert precision_of_run(trainer) == ("fp32", "the GPUs of other processes have no more")
 
 
 @pytest.mark.parametrize("name", ["tf32", "fp32", "bf16"])
