@@ -32,7 +32,7 @@ from components.shared.files import sha256_of
 from components.shared.logs import step_logger
 from components.shared.params.gate import check_gate
 from components.shared.params.params import Params
-from components.shared.params.recipes import describe_recipe
+from components.shared.params.recipes import describe_recipe, rate_of_recipe
 from components.shared.process_group import in_group
 from components.shared.seeds import derived_seed
 from components.train.batch_size import ChosenBatchSize, largest_batch, on_cpu, on_gpu
@@ -126,6 +126,8 @@ def start_trainer(
     size, reason = min(group.gathered(parts.batch_size))
     if inputs.params.batch_size == "auto" and group.is_first:
         advice = " (a larger batch often wants a higher one, which --find-learning-rate suggests)" if size > 256 else ""
+        if (wanted := rate_of_recipe(inputs.params.to_dict(), size)) is not None:
+            advice = f" (recipe {inputs.params.recipe} has {wanted:g} for {size} images a batch)"
         rate = "" if is_trial else f"; learning_rate stays {inputs.params.learning_rate:g}{advice}"
         _log.info("batch_size auto: %d, %s%s", size, reason, rate)
     recipe = describe_recipe(inputs.params.to_dict())

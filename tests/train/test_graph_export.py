@@ -19,6 +19,7 @@ from components.shared.errors import ParamsError, ShutterlineError
 from components.shared.signals import Terminated
 from components.train.__main__ import main
 from components.train.graph_export import GraphExport
+from components.train.graph_files import graph_key, keep_graph
 from components.train.train import train
 from tests.configs import layer
 from tests.examples import small, write_params
@@ -151,6 +152,14 @@ def test_an_earlier_attempts_graph_is_taken_where_it_is_whole_and_runnable(
     with GraphExport(KEPT, kept) as graph:
         assert (graph.wait(), exporters(os.getpid())) == (content, [])
     with GraphExport(small(net_arch=[layer("ReLU6")]), kept) as graph, pytest.raises(ShutterlineError, match="not now"):
+        graph.wait()
+
+    # An operator's layer, whose module may change, whatever it is called.
+    monkeypatch.setenv("SHUTTERLINE_MODULES", "torchlike")
+    own = small(net_arch=[{"class": "torchlike.Layer"}])
+    request = {"net_arch": own.to_dict()["net_arch"], "image": own.image_shape, "classes": own.n_classes}
+    keep_graph(tmp_path / "own", graph_key(request), content)
+    with GraphExport(own, tmp_path / "own") as graph, pytest.raises(ShutterlineError, match="not now"):
         graph.wait()
 
     file.write_bytes(content[:-1])

@@ -158,6 +158,17 @@ def recipe_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("recipe", f"{message}, and these have {sides[0]}×{sides[1]}; take scratch-small")
 
 
+def rate_of_recipe(params: Known, batch_size: int) -> float | None:
+    """The learning rate that a recipe has for a batch size that was chosen; None where it is that of the params.
+
+    `params` are all of them, with a batch_size of "auto".
+    """
+    if (name := params["recipe"]) is None:
+        return None
+    left, chosen = (RECIPES[name]({**params, **size})["learning_rate"] for size in ({}, {"batch_size": batch_size}))
+    return chosen if left == params["learning_rate"] != chosen else None
+
+
 def describe_recipe(params: Mapping[str, Any]) -> str | None:
     """A line on the values that a run has of its recipe, and the keys with others; None without a recipe.
 

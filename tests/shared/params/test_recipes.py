@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from components.shared.params.params import Params
-from components.shared.params.recipes import describe_recipe
+from components.shared.params.recipes import describe_recipe, rate_of_recipe
 from tests.configs import check_dict, layer, refused, schedule, small
 
 COLOR: dict[str, Any] = {
@@ -128,6 +128,14 @@ def test_what_is_filled_in_follows_from_what_is_given(
         assert filled_in[key] == {**whole, **changed}[key]
     transforms = filled_in.get("additional_transforms", whole["additional_transforms"])
     assert len(transforms) == changed.get("additional_transforms", len(whole["additional_transforms"]))
+
+
+@pytest.mark.parametrize(
+    ("config", "rate"), [(PHOTOS, 0.03125), (PHOTOS | {"learning_rate": 0.1}, None), (SCRATCH, None), (GRAY, None)]
+)
+def test_a_recipes_rate_for_a_batch_size_that_was_chosen(config: dict[str, Any], rate: float | None) -> None:
+    params = Params.from_dict(small(**config | {"batch_size": "auto"}))
+    assert rate_of_recipe(params.to_dict(), 64) == rate
 
 
 def test_a_recipe_that_makes_no_sense_is_refused() -> None:
