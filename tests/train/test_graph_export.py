@@ -137,6 +137,7 @@ def foreign(file: Path) -> Path:
     return file.with_name(f"{file.name[:23]}{hashlib.sha256(b'no graph').hexdigest()}.onnx")
 
 
+@pytest.mark.slow
 def test_an_earlier_attempts_graph_is_taken_where_it_is_whole_and_runnable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -169,6 +170,7 @@ def test_an_earlier_attempts_graph_is_taken_where_it_is_whole_and_runnable(
     assert list(kept.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_graph_that_is_not_the_networks_is_exported_again(
     few: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
