@@ -69,7 +69,7 @@ def write_weights(
     try:
         file = written_onnx()
     except Exception as error:  # whatever a file that is no graph of this network leads to
-        if not graph.again(error):
+        if isinstance(error, OSError) or not graph.again(error):  # a full disk is no fault of the graph
             raise
         file = written_onnx()
     return {"weights": weights, "onnx": writer.record(file)}

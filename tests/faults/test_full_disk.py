@@ -86,7 +86,7 @@ def require_one_line(error: str, out: Path, message: str) -> str:
 # What each step writes, and so must be found full at one of the times.
 WRITTEN = {
     "data-prep": {"images-00000.npy"},
-    "train": {"events", "epoch-00002-batch-000000.pt", "model.safetensors"},
+    "train": {"events", "epoch-00002-batch-000000.pt", "model.onnx"},
     "evaluate": {"predictions.csv", "report.html"},
 }
 

@@ -47,9 +47,9 @@ def test_everything_is_seen_in_light_and_in_dark(browser: Browser, tmp_path: Pat
             assert (page.complaints, page.requests, page.scrolls_sideways) == ([], [], False)
         assert len(seen["charts"]) == 4
         assert all(width > 300 and height > 150 for width, height in seen["charts"])
-        assert len(seen["bars"]) == 7
+        assert len(seen["bars"]) == 8
         assert all(width > 0 and height > 20 for width, height in seen["bars"])
-        assert len(set(seen["fills"])) == 7
+        assert len(set(seen["fills"])) == 8
         assert all(height > 10 for _, height in seen["rows"])
         assert seen["ground"] not in (seen["ink"], *seen["lines"], *seen["fills"])
     assert measures["light"]["ground"] == "rgb(255, 255, 255)"
