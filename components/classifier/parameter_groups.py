@@ -92,7 +92,8 @@ def notes_of_groups(params: Params, table: LayerTable) -> list[str]:
         notes.append(f"backbone_learning_rate has no effect: it is learning_rate, {rate:g}")
     elif params.initial_weights is None:
         notes.append(
-            "backbone_learning_rate: the layers of net_arch begin with random weights: initial_weights is null"
+            "backbone_learning_rate: the layers of net_arch begin with random weights (initial_weights is null), "
+            "for which a rate of their own seldom helps"
         )
     return notes
 

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -34,6 +35,8 @@ _log = step_logger("train")
 # Below the training that it runs beside.
 _NICENESS = 19
 _POLL_S = 0.1
+# Of waiting, after which the log says so.
+_SILENT_S = 5.0
 # What it prints may stay open beyond its end, by a process that an operator has started.
 _COMPLAINT_S = 1.0
 # Graphs by what they are of: a process that trains one network again, as a search does, exports it once.
@@ -132,9 +135,13 @@ class GraphExport:
             ParamsError: The network cannot be expressed in ONNX.
             ShutterlineError: The process that exports was killed, or failed.
         """
+        begun, is_reported = time.monotonic(), False
         while True:
             with suppress(TimeoutError):
                 return self._graph.result(_POLL_S)
+            if not is_reported and time.monotonic() - begun > _SILENT_S:
+                is_reported = True
+                _log.info("waiting for the network's export to ONNX")
             self._weigh_as_others()
             poll()
 

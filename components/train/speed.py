@@ -66,7 +66,7 @@ def measure_speed(trainer: Trainer) -> Speed:
     planned = (int(0.8 * budget_s / (rounds + 1) / step_s) // 2 - 1 for rounds in (MOST_ROUNDS, FEWEST_ROUNDS))
     steps = min(MOST_STEPS, next((steps for steps in planned if steps > 0), 0))
     if seconds < SHORTEST_S:
-        return _without_bound(report, f"not measured in a run under {SHORTEST_S:g} s")
+        return _without_bound(report, f"not measured with less than {SHORTEST_S:g} s of steps and evaluations")
     if steps == 0:
         return _without_bound(
             report, f"not measurable here (a step takes {step_s:.3g} s, too long for {budget_s:.3g} s)"

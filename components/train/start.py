@@ -266,7 +266,7 @@ def _describe(
         is_missed = params.step == "graph" and not is_captured
         _log.log(WARNING if is_missed else INFO, "step: %s (%s)", "captured" if is_captured else "eager", reason)
         if len(groups := trainer.optimiser.param_groups) > 1:
-            _log.info("%s", describe_groups(groups, params))
+            _log.info("%s: %s", type(trainer.optimiser).__name__, describe_groups(groups, params))
     if params.stored_shape != params.image_shape:
         is_random = (transforms := trainer.training_step.transforms) is None or transforms.crops
         _log.info(
@@ -275,6 +275,9 @@ def _describe(
             *params.image_shape[:2],
             "anywhere, each by itself" if is_random else "by additional_transforms",
         )
+    if (recomputing := trainer.training_step.recomputing) is not None and recomputing.parts:
+        message = "gradient_checkpointing: %d parts of the network are computed again in the backward pass"
+        _log.info(message, recomputing.parts)
     for note in dict.fromkeys((*inputs.notes, *trainer.notes)):
         _log.warning("%s", note)
     if (transforms := trainer.training_step.transforms) is not None:

@@ -73,6 +73,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "step": trainer.captured.outcome if trainer.captured is not None else None,
         "started_from": trainer.started_from.model_dump() if trainer.started_from is not None else None,
         "precision": trainer.precision.name,
+        "compiled": trainer.compiled,
         "generators": {
             "flip": trainer.training_step.flipping.get_state(),
             "mix": trainer.training_step.mixing.draws.getstate(),
@@ -111,6 +112,12 @@ def restore(trainer: Trainer, found: Found, log: logging.Logger) -> None:
             trainer.started_from = StartedFrom.model_validate(state["started_from"])
         if (name := state.get("precision")) is not None and trainer.params.precision == "auto":  # from 0.10
             trainer.training_step.precision = kept_precision(name, trainer.device)
+        if state.get("compiled", trainer.compiled) != trainer.compiled and not found.manifest.finished:
+            kinds = ("a compiled network", "a plain one")
+            message = (
+                "the checkpoint is of %s, the run goes on with %s: sums and random numbers may be others from here on"
+            )
+            log.warning(message, *(kinds if state["compiled"] else reversed(kinds)))
         _restore_epoch(trainer, state["epoch"])
         _restore_generators(trainer, state["generators"], found.manifest, log)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

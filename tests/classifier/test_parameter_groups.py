@@ -151,7 +151,11 @@ def test_schedules_keep_the_ratio_of_the_rates(schedules: list[Any]) -> None:
             "backbone_learning_rate has no effect: no layer of net_arch has parameters that are trained",
         ),
         ({"backbone_learning_rate": 1e-3}, "backbone_learning_rate has no effect: it is learning_rate, 0.001"),
-        (SLOWER, "backbone_learning_rate: the layers of net_arch begin with random weights: initial_weights is null"),
+        (
+            SLOWER,
+            "backbone_learning_rate: the layers of net_arch begin with random weights (initial_weights is null), for "
+            "which a rate of their own seldom helps",
+        ),
         ({**SLOWER, "initial_weights": "earlier"}, None),
         (UNDECAYED, None),
     ],

@@ -254,6 +254,25 @@ def test_a_resumed_run_keeps_its_precision(
     assert then.precision == expected
 
 
+@pytest.mark.parametrize("was", [True, False, None])  # None: of 0.9 or earlier
+def test_a_run_that_goes_on_compiled_otherwise_says_so(
+    dataset: Path, was: bool | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, then = trainer_of(dataset), trainer_of(dataset)
+    state = state_of(first) | {"compiled": was}
+    if was is None:
+        del state["compiled"]
+
+    restore(then, Found(manifest_of(first, "0" * 64), state), logging.getLogger())
+
+    message = (
+        "the checkpoint is of a compiled network, the run goes on with a plain one: sums and random numbers may be"
+    )
+    assert [one for one in caplog.messages if one.startswith("the checkpoint")] == [
+        f"{message} others from here on"
+    ] * (was is True)
+
+
 def seen_dtypes(network_layer: nn.Module) -> set[tuple[bool, torch.dtype]]:
     seen: set[tuple[bool, torch.dtype]] = set()
 

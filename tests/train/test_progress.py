@@ -99,7 +99,7 @@ def test_a_real_training_leaves_loss_and_accuracy_of_every_epoch(tmp_path: Path,
         line = f"epoch {record['epoch']}/4 loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}"
         assert line in text
         assert f"{record['images_per_second']:,.0f} images/s" in text
-    assert "not measured in a run under 30 s" in text
+    assert "not measured with less than 30 s of steps and evaluations" in text
     assert "succeeded in" in text
     counts = [int(count) for count in re.findall(r"\| (\d+)/28 ", terminal.raw)]
     assert counts

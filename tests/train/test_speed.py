@@ -129,7 +129,7 @@ def test_measuring_takes_at_most_three_hundredths_of_the_run(
     ("seconds", "step_s", "why"),
     [
         (100.0, 2.0, "not measurable here (a step takes 2 s, too long for 3 s)"),
-        (29.0, 0.001, "not measured in a run under 30 s"),
+        (29.0, 0.001, "not measured with less than 30 s of steps and evaluations"),
     ],
 )
 def test_what_cannot_be_measured_is_not_begun(

@@ -155,7 +155,8 @@ def test_an_allowed_optimiser_makes_a_step(name: str) -> None:
         assert rehearse(params).problems == []
         weight = torch.nn.Parameter(torch.ones(3, 2))
         optimiser = build_optimiser(params, [weight])
-        assert isinstance(optimiser, getattr(torch.optim, name)) and type(optimiser).__name__ == name
+        assert isinstance(optimiser, getattr(torch.optim, name))
+        assert type(optimiser).__name__ == name
         assert optimiser.param_groups[0]["lr"] == 0.01
         for _ in range(2):  # RAdam's first steps are tiny
             (weight**2).sum().backward()  # type: ignore[no-untyped-call]
