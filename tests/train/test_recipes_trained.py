@@ -44,8 +44,8 @@ def photographs(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("recipe", "groups"),
     [
-        ("imagenet", "weights: 11,167,936 values, rate 0.00390625, weight decay 2e-05; biases and norms: "),
-        ("finetune", "head, weights: 1,024 values, rate 0.003, weight decay 0.05; head, biases and norms: 2 values, "),
+        ("imagenet", "SGD: weights: 11,167,936 values, rate 0.00390625, weight decay 2e-05; biases and norms: "),
+        ("finetune", "AdamW: head, weights: 1,024 values, rate 0.003, weight decay 0.05; head, biases and norms: 2 "),
     ],
 )
 def test_a_recipe_trains_a_backbone(recipe: str, groups: str, tmp_path: Path, heard: pytest.LogCaptureFixture) -> None:
