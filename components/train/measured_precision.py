@@ -93,7 +93,9 @@ class _Passes:
     def __init__(self, trainer: Trainer, now: Callable[[torch.device], float]) -> None:
         self._trainer, self._step, self._now = trainer, trainer.training_step, now
         self._network = deepcopy(trainer.network).train()
-        self._recomputing = Recomputing(self._network) if trainer.params.gradient_checkpointing else None
+        self._recomputed: Callable[[], AbstractContextManager[None]] = nullcontext
+        if trainer.params.gradient_checkpointing:
+            self._recomputed = Recomputing(self._network).forward_pass
         draws = torch.Generator().manual_seed(derived_seed(trainer.params.manual_seed, "precision"))
         order = torch.randperm(len(trainer.training.images), generator=draws)
         whole = trainer.slices[0]
@@ -140,9 +142,6 @@ class _Passes:
         losses = step.criterion(logits, self._labels)
         (losses.sum() / step.criterion.weight_of(self._labels)).backward()  # type: ignore[no-untyped-call]
         return losses.detach().double()
-
-    def _recomputed(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._recomputing is None else self._recomputing.forward_pass()
 
 
 def _shortest(seconds: Mapping[PrecisionName, Sequence[float]]) -> float:

@@ -29,11 +29,11 @@ from components.train.compiling import Compiled
 from components.train.group import Group
 from components.train.mixup import Mixed, Mixing, mix_by
 from components.train.precision import choose_precision
+from components.train.recomputing import Recomputing
 from components.train.timing import Timing
 
 if TYPE_CHECKING:
     from components.classifier.augmentation import Augmentation
-    from components.train.recomputing import Recomputing
 
 _log = step_logger("train")
 
@@ -81,6 +81,7 @@ class TrainingStep:
         self.mixing = Mixing(params, random.Random(derived_seed(seed, "mix")))  # noqa: S311 - no secret
         self.average: AveragedModel | None = None
         if params.ema_decay:
+            self._average_in: Any = get_ema_multi_avg_fn(params.ema_decay)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(network, device, use_buffers=True)
             # It is asked at every step whether there was one before: on a GPU the host would wait for the answer.
             self.average.n_averaged = self.average.n_averaged.cpu()
@@ -88,11 +89,10 @@ class TrainingStep:
         self.weight_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.right = torch.zeros((), dtype=torch.int64, device=device)
         self.timing = Timing(device)
-        self.recomputing: Recomputing | None = None
-        if params.gradient_checkpointing:
-            from components.train.recomputing import Recomputing
-
-            self.recomputing = Recomputing(network)
+        self.recomputing = Recomputing(network) if params.gradient_checkpointing else None
+        self._recomputed: Callable[[], AbstractContextManager[None]] = (
+            nullcontext if self.recomputing is None else self.recomputing.forward_pass
+        )
         self.compiled = compiled
         self._model: Callable[[Tensor], Tensor] | None = None  # what a step calls
         self._unsynced: Callable[[], Any] = nullcontext
@@ -141,9 +141,6 @@ class TrainingStep:
                 raise ParamsError([Problem("compile", message)]) from error
             self.compiled = self.group.ends_together = False
             _log.warning("not compiled from here on, the network does not compile: %s", reason)
-
-    def _recomputed(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.recomputing is None else self.recomputing.forward_pass()
 
     def reset_sums(self) -> None:
         """Have nothing summed up yet."""
@@ -243,7 +240,7 @@ class TrainingStep:
         if self.average is not None:
             averages, values, copied = self._averaged
             if is_averaged:
-                get_ema_multi_avg_fn(self.params.ema_decay)(averages, values, None)  # type: ignore[no-untyped-call]
+                self._average_in(averages, values, None)
             else:
                 copied = [*zip(averages, values, strict=True), *copied]
             with torch.no_grad():
