@@ -92,7 +92,7 @@ def on_gpu(
     for size in sizes:
         rate = images_a_second(network, data, normalise, params, device, -(-size // group.size))
         rates.append(rate)
-        if not rate or (len(rates) > 1 and rate < _GROWTH * rates[-2]):
+        if _is_too_large(rates):
             break
     return decided(sizes[: len(rates)], rates, largest)
 
@@ -102,16 +102,17 @@ def decided(sizes: Sequence[int], rates: Sequence[float], largest: ChosenBatchSi
 
     The last is the one that was the first to not fit, to be hardly faster than half of it, or the largest allowed.
     """
-    best = f"tried, {rates[-1]:,.0f} images/s"
-    if not rates[-1]:
-        if len(rates) == 1:
-            return ChosenBatchSize(max(1, sizes[0] // 2), f"tried, {sizes[0]} does not fit in memory")
-        return ChosenBatchSize(sizes[-2], f"tried, {rates[-2]:,.0f} images/s; {sizes[-1]} does not fit in memory")
-    if len(rates) > 1 and rates[-1] < _GROWTH * rates[-2]:
-        return ChosenBatchSize(
-            sizes[-2], f"tried, {rates[-2]:,.0f} images/s; {sizes[-1]} is hardly faster, {rates[-1]:,.0f}"
-        )
-    return ChosenBatchSize(sizes[-1], f"{best}; {largest.reason}")
+    if not _is_too_large(rates):
+        return ChosenBatchSize(sizes[-1], f"tried, {rates[-1]:,.0f} images/s; {largest.reason}")
+    why = f"is hardly faster, {rates[-1]:,.0f}" if rates[-1] else "does not fit in memory"
+    if len(rates) == 1:
+        return ChosenBatchSize(max(1, sizes[0] // 2), f"tried, {sizes[0]} {why}")
+    return ChosenBatchSize(sizes[-2], f"tried, {rates[-2]:,.0f} images/s; {sizes[-1]} {why}")
+
+
+def _is_too_large(rates: Sequence[float]) -> bool:
+    """Whether the size of the last rate does not fit, or is hardly faster than half of it."""
+    return not rates[-1] or (len(rates) > 1 and rates[-1] < _GROWTH * rates[-2])
 
 
 def images_a_second(

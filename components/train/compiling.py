@@ -64,9 +64,10 @@ def choose_compiling(params: Params, device: torch.device, table: LayerTable, im
         return Compiling(params.compile == "always", "as compile says")
     if device.type == "cpu":
         return Compiling(False, "on the CPU")
-    if (flops := flops_of_training(table) * images) < _WORTH_COMPILING_FLOPS:
+    of_image = flops_of_training(table)
+    if (flops := of_image * images) < _WORTH_COMPILING_FLOPS:
         return Compiling(False, f"the run is short: {flops:.1e} FLOP, and it pays from {_WORTH_COMPILING_FLOPS:.0e}")
-    step = flops_of_training(table) * params.images_per_batch
+    step = of_image * params.images_per_batch
     if step < _HOST_BOUND_FLOPS and params.step != "graph":  # a captured step is not the host's
         bound = f"{step:.1e} FLOP, below {_HOST_BOUND_FLOPS:.0e}"
         return Compiling(False, f"the host is the bound of so small a step: {bound}")
