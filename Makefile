@@ -58,6 +58,7 @@ lock: $(VENV)/.dev
 	printf 'hatchling\neditables\n' | $(LOCKED) - --extra all --constraint requirements/dev.txt --output-file requirements/run.txt
 	for step in data-prep train evaluate; do \
 		$(LOCKED) --extra $$step --extra mlflow --constraint requirements/dev.txt --output-file requirements/$$step.txt || exit 1; done
+	$(LOCKED) --extra train-job --constraint requirements/dev.txt --output-file requirements/train-job.txt
 	printf 'onnxruntime-gpu[cuda,cudnn]>=1.30\n' | $(LOCKED) - --extra evaluate --extra mlflow --no-emit-package onnxruntime \
 		--constraint requirements/dev.txt --output-file requirements/evaluate-cuda.txt
 
