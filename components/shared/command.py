@@ -60,6 +60,7 @@ ENVIRONMENT = """\
 environment:
   SHUTTERLINE_RUN_ID           id of the run that this step belongs to; default: one is made
   SHUTTERLINE_EVENTS           directory for status events that all steps of a run share; default: beside the output
+  SHUTTERLINE_STATUS           log: status is printed as lines of the log, and neither sent nor kept
   SHUTTERLINE_RECORDS          directory that gets a record of how the step ended
   SHUTTERLINE_FOLLOW_LINKS     1: data prep reads what links in the data lead to outside of it, as with --follow-links
   SHUTTERLINE_SCRATCH          directory for what is fetched from buckets; what is there is not fetched again

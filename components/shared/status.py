@@ -35,6 +35,7 @@ from components.shared.events.event import PIPELINE, EventSource
 from components.shared.events.history import History, bucket_of, read_history
 from components.shared.events.runs import RunView
 from components.shared.events.spool import Spool, spools_of
+from components.shared.events.status_lines import LOG, LogTransport, is_status_logged
 from components.shared.events.stream import StatusStream
 from components.shared.events.targets import StatusTargets
 from components.shared.files import unwritable
@@ -80,6 +81,12 @@ class Status:
             return
         run, targets = self.run, params.status_targets if params else StatusTargets()
         ledger = targets.as_ledger()
+        try:
+            if is_status_logged():  # what reads the log has brokers and a place for events; here none is looked at
+                run = self.run = replace(run, events=None, shared=False, bucket=None)
+                targets, ledger = StatusTargets(timeout_s=targets.timeout_s), {LOG: {}}
+        except InputError as error:
+            self._refused = error
         self._timeout_s = targets.timeout_s
         self._answers_by = time.monotonic() + targets.timeout_s
         is_exit = self._step == "exit"
@@ -207,9 +214,10 @@ class Status:
 
     def end(self, data: EventData) -> dict[str, Any] | None:
         """Emit the terminal event, deliver what is left within the bound, and report as JSON what became of it all."""
-        if self._stream is None and self.run.shared:
+        if self._stream is None:
             with suppress(InputError):  # the params were bad, and that is what is reported
-                self.open(None)
+                if self.run.shared or is_status_logged():
+                    self.open(None)
         if self._stream is None:
             return None
         stream, self._stream = self._stream, None
@@ -274,6 +282,8 @@ def transport_of(name: str, target: dict[str, Any]) -> Transport:
     Raises:
         StatusRefusedError: Settings or credentials are wrong, or the client is not installed.
     """
+    if name == LOG:
+        return LogTransport()
     if name == "kafka":
         from components.shared.events.kafka.publisher import KafkaTransport
 
