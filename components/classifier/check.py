@@ -10,13 +10,13 @@ import torch
 from components.classifier.building import checked_kwargs, fitted_kwargs
 from components.classifier.losses import PASSED, Criterion
 from components.classifier.network import LayerTable, examine
-from components.classifier.optimisers import as_long_as
 from components.classifier.parameter_groups import notes_of_groups
 from components.classifier.rates import rehearse
 from components.shared.artifacts.model import MAX_ONNX_BYTES
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.params import Params, in_document_order
 from components.shared.params.parsed import Parsed
+from components.shared.params.schedules import as_long_as
 from components.shared.params.types import ScheduleSpec
 
 # Lists of classes, each with the arguments that Shutterline passes itself.

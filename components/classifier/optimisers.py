@@ -12,8 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Sequence
 from functools import cache
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,14 +22,12 @@ from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau
 from components.classifier.building import build, construct, fitted_kwargs, resolve
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.params import Params
-from components.shared.params.types import ScheduleSpec
+from components.shared.params.schedules import Stretch, as_long_as, stretches
 
 # What torch has a fused step for, on the CPU and on a GPU.
 _FUSED = (torch.optim.Adagrad, torch.optim.Adam, torch.optim.SGD)  # AdamW is an Adam
 # A warm-up begins with this share of the learning rate.
 _WARMUP_START = 0.01
-# The argument that says how long a schedule lasts, where an entry may leave it out: then it lasts all of its epochs.
-_LENGTHS = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps", "PolynomialLR": "total_iters"}
 
 
 def build_optimiser(params: Params, parameters: Iterable[Tensor] | Iterable[dict[str, Any]]) -> Optimizer:
@@ -80,42 +77,6 @@ def _without_compiler(cls: type[Optimizer]) -> type[Optimizer]:
     own = {name: inspect.unwrap(getattr(cls, name)) for name in names}
     own |= {"__module__": cls.__module__, "__doc__": cls.__doc__}  # whether it is torch's is asked elsewhere
     return type(cls.__name__, (cls,), own | {"step": step})
-
-
-def as_long_as(spec: ScheduleSpec, epochs: int, steps_per_epoch: int = 1) -> ScheduleSpec:
-    """An entry in which the argument that says how long it lasts, where it was left out, is filled in."""
-    argument = _LENGTHS.get(spec.short_name)
-    if argument is None or spec.kwargs.keys() & {argument, "epochs", "steps_per_epoch"}:
-        return spec
-    steps = epochs * (steps_per_epoch if spec.interval == "batch" else 1)
-    return spec.model_copy(update={"kwargs": {**spec.kwargs, argument: steps}})
-
-
-class Stretch(NamedTuple):
-    """Epochs in which the same schedules act: after `begin` epochs, up to `end`.
-
-    Attributes:
-        indices: Which of ``learning_rate_schedule`` act in it.
-        warmup: Epochs of the warm-up, which is at the start of a run.
-    """
-
-    begin: int
-    end: int
-    indices: tuple[int, ...]
-    warmup: float
-
-    @property
-    def epochs(self) -> int:
-        """How many they are."""
-        return self.end - self.begin
-
-
-def stretches(params: Params) -> list[Stretch]:
-    """The stretches of a run: one, or with ``milestones`` one for each schedule."""
-    if not params.milestones:
-        return [Stretch(0, params.num_epochs, tuple(range(len(params.learning_rate_schedule))), params.warmup_epochs)]
-    bounds = pairwise([0, *params.milestones, params.num_epochs])
-    return [Stretch(*ends, (index,), 0.0 if index else params.warmup_epochs) for index, ends in enumerate(bounds)]
 
 
 class Schedules:

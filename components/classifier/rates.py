@@ -15,10 +15,11 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, ReduceLROnPlateau
 
-from components.classifier.optimisers import Schedules, Stretch, plain_optimiser, stretches
+from components.classifier.optimisers import Schedules, plain_optimiser
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.params import Params
 from components.shared.params.rules import instead_of_warmup
+from components.shared.params.schedules import Stretch, stretches
 from components.shared.text import first_line
 
 # Steps that are run in one pass: 0.4 s where an epoch's steps are not known yet, and 4 s of a run of a million.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
@@ -15,24 +14,26 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.shared.artifacts.artifact import manifest_digest, read_manifest, require_same
+from components.shared.artifacts.artifact import manifest_digest, require_same
 from components.shared.artifacts.dataset import DATASET, training_files
-from components.shared.artifacts.model import LEARNING_CURVES, MODEL, starting_weights
+from components.shared.artifacts.model import MODEL, starting_weights
 from components.shared.errors import InputError
 from components.shared.events.data import Emit, ignore_events
-from components.shared.files import require_writable, sha256_of, write_json
+from components.shared.files import require_writable, sha256_of
 from components.shared.locks import RUN_LOCK_VARIABLE, end_with_run
 from components.shared.logs import step_logger
 from components.shared.params.params import Params, parse
 from components.shared.params.source import read_raw
+from components.shared.params.training_id import training_id
 from components.shared.process_group import has_restarted_clean, is_rank_zero, leave_outcome, member
 from components.shared.run import AUTO, checkpoints_of_run, events_of_checkpoints, run_of_artifact, step_run
 from components.shared.signals import Terminated
 from components.shared.staging import Staging, addresses_of
-from components.shared.step import Reported, StepFailed, StepRecord, run_step, scalars
+from components.shared.step import Reported, StepFailed, StepRecord, run_step
 from components.shared.storage.location import AnyPath, Location, parse_location
+from components.shared.train_result import write_outputs
 from components.train.checkpoints.format import list_checkpoints
-from components.train.checkpoints.resume import Checkpoints, of_another_length, require_alone, training_id
+from components.train.checkpoints.resume import Checkpoints, of_another_length, require_alone
 from components.train.garbage import collect_rarely
 from components.train.gpu_context import wake_gpu
 from components.train.graph_export import GraphExport
@@ -124,15 +125,13 @@ class PipelineStep:
 
     def _write_outputs(self, result: Reported) -> None:
         """What the platform gets beside the model, before the step is reported as succeeded."""
-        model = Path(self.model)
-        if self.metrics:
-            # In the store too, not in the platform's metadata alone; kfp's local cache takes an output without a file
-            # for lost.
-            write_json(Path(self.metrics), scalars(result.report()["metrics"]))
-        if self.model_sha256:
-            Path(self.model_sha256).write_text(read_manifest(model, MODEL).weights.sha256, encoding="utf-8")
-        if self.learning_curves:
-            shutil.copyfile(model / LEARNING_CURVES, self.learning_curves)
+        write_outputs(
+            result,
+            Path(self.model),
+            metrics=self.metrics,
+            learning_curves=self.learning_curves,
+            model_sha256=self.model_sha256,
+        )
 
 
 def run_member(arguments: Sequence[str]) -> int:

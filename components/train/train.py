@@ -5,21 +5,21 @@ from __future__ import annotations
 import time
 import warnings
 from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from components.classifier.check import Checked, check
 from components.classifier.device import describe_device
 from components.classifier.graphs import own_stream
 from components.shared.artifacts.artifact import ArtifactWriter
-from components.shared.artifacts.model import MODEL, Selection
+from components.shared.artifacts.model import MODEL
 from components.shared.errors import DivergedError
-from components.shared.events.data import Emit, Succeeded, ignore_events
+from components.shared.events.data import Emit, ignore_events
 from components.shared.logs import step_logger
 from components.shared.metrics import log_batches
 from components.shared.params.params import Params
 from components.shared.signals import Deferred, Terminated, ends_deferred
+from components.shared.train_result import TrainResult
 from components.train.checkpoints.resume import Checkpoints, last_good, lock_directory
 from components.train.checkpoints.writer import CheckpointWriter
 from components.train.curves import Curves
@@ -38,49 +38,6 @@ _log = step_logger("train")
 LOSS_CHECK_EVERY = 100
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training run made; its train loss is the last epoch's, its seconds are of all attempts together."""
-
-    model: Path
-    checkpoints: Path
-    resumed_from: str | None
-    selection: Selection
-    train_loss: float
-    epochs: int
-    parameters: int
-    images_per_second: float
-    seconds: float
-    device: str
-
-    @property
-    def metrics(self) -> dict[str, float | None]:
-        """The held-out figures of the chosen epoch."""
-        return {"loss": self.selection.loss, "accuracy": self.selection.accuracy}
-
-    def report(self) -> dict[str, Any]:
-        """The result as JSON data."""
-        return {
-            "model": str(self.model),
-            "checkpoints": str(self.checkpoints),
-            "resumed_from": self.resumed_from,
-            "best_epoch": self.selection.epoch,
-            "selected_on": self.selection.split,
-            "metrics": self.metrics,
-            "train_loss": self.train_loss,
-            "epochs": self.epochs,
-            "parameters": self.parameters,
-            "images_per_second": self.images_per_second,
-            "device": self.device,
-        }
-
-    def event(self, seconds: float) -> Succeeded:
-        """The result as the step's last status event."""
-        metrics = self.metrics | {"train_loss": self.train_loss, "images_per_second": self.images_per_second}
-        artifacts = {"model": str(self.model), "checkpoints": str(self.checkpoints)}
-        return Succeeded(seconds=seconds, metrics=metrics, artifacts=artifacts)
-
-
 def train(
     *,
     dataset: Path,
@@ -92,7 +49,7 @@ def train(
     group: Group | None = None,
     checked: Checked | None = None,
     graph: GraphExport | None = None,
-) -> TrainResult:
+) -> TrainResult[Path]:
     """Train the network of `params` on a dataset directory and write a model directory.
 
     A run that was interrupted goes on from its newest checkpoint, to the same weights bit by bit. In a group of

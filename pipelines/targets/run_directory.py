@@ -15,13 +15,12 @@ from components.shared.files import write_atomically, write_json
 from components.shared.locks import RUN_LOCK_FILE, HeldError, holder_of, locked, remove_held
 from components.shared.params.params import Params
 from components.shared.params.parsed import ParamsWarning
+from components.shared.params.training_id import FREE, OF_THE_DATASET
 from components.shared.step import StepName, StepRecord
 from components.shared.strict_json import read_json
 from components.train.checkpoints.format import is_checkpoint_file, remove_all
 from components.train.checkpoints.resume import (
-    FREE,
     LOCK,
-    OF_THE_DATASET,
     differences,
     differences_of_params,
     last_good,

@@ -22,7 +22,8 @@ from components.shared.params.params import Params
 from components.shared.run import StepRun
 from components.shared.status import transport_of
 from components.shared.step import StepRecord, run_step
-from components.train.train import TrainResult, train
+from components.shared.train_result import TrainResult
+from components.train.train import train
 from tests.conftest import FAULT
 from tests.examples import small, write_digits
 
@@ -54,7 +55,7 @@ def trained(folder: Path, happenings: Happenings | None = None, **params: Any) -
     write_digits(dataset)
     moments = {}
 
-    def work(checked: Params, emit: Emit) -> TrainResult:
+    def work(checked: Params, emit: Emit) -> TrainResult[Path]:
         moments["begin"] = time.monotonic()
 
         def emit_and_happen(data: EventData) -> None:

@@ -16,12 +16,13 @@ from components.shared.events.data import EventData, Progress
 from components.shared.files import sha256_of
 from components.shared.params.params import Params
 from components.shared.signals import Terminated, sigterm_raises
+from components.shared.train_result import TrainResult
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, write_checkpoint
 from components.train.checkpoints.resume import find_checkpoint
 from components.train.group import Group
 from components.train.start import TrainingInputs, check_inputs, start_trainer
 from components.train.state import manifest_of, state_of
-from components.train.train import TrainResult, train
+from components.train.train import train
 from components.train.trainer import Trainer
 
 LOG = logging.getLogger("shutterline.train")
@@ -89,7 +90,7 @@ def differing(one: Any, other: Any, path: str = "") -> list[str]:
     return [] if one == other else [f"{path}: {one!r} and {other!r}"]
 
 
-def trained(dataset: Path, folder: Path, params: Params, **changes: Any) -> TrainResult:
+def trained(dataset: Path, folder: Path, params: Params, **changes: Any) -> TrainResult[Path]:
     options: dict[str, Any] = {"checkpoints": folder / "checkpoints", **changes}
     return train(dataset=dataset, model=folder / "model", params=params, **options)
 

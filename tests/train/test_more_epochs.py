@@ -9,7 +9,8 @@ import pytest
 
 from components.shared.artifacts.model import open_model
 from components.shared.errors import CheckpointError
-from components.train.checkpoints.resume import schedules_of_run_length, training_id
+from components.shared.params.schedules import schedules_of_run_length
+from components.shared.params.training_id import training_id
 from tests.configs import schedule
 from tests.examples import small
 from tests.train.interrupting import at_step, ended, steps_kept, trained, weights_in

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,8 @@ from components.shared.errors import ArtifactError, CheckpointError
 from components.shared.files import unwritable
 from components.shared.locks import HeldError, locked
 from components.shared.params.params import Params
+from components.shared.params.schedules import schedules_of_run_length
+from components.shared.params.training_id import FREE
 from components.shared.process_group import note_restarted_clean
 from components.shared.text import described
 from components.train.checkpoints.format import (
@@ -37,16 +38,6 @@ LOCK = ".shutterline-training"
 # A pod that was asked to end may still be at it while the next attempt begins: Kubernetes gives it 30 s.
 LOCK_TIMEOUT_S = 60.0
 
-# Data prep's options show in the dataset.
-OF_THE_DATASET = frozenset("test_fraction validation_fraction max_unreadable alpha_background".split())
-# What may change between two attempts besides: status, how often is saved, where it is computed, and what becomes of
-# the model; a recipe's values count, not its name. None of it changes what is computed, but for
-# rounding, and for the numbers that compiled dropout draws.
-FREE = OF_THE_DATASET | frozenset(
-    "GOOGLE_APPLICATION_CREDENTIALS PUB_SUB_PROJECT PUB_SUB_TOPIC PUB_SUB_SUBSCRIPTION TIMEOUT KAFKA_HOST KAFKA_TOPIC "
-    "device mode eval_metric_compute_freq eval_batch_size on_status_error save_freq checkpoint_minutes "
-    "keep_checkpoints compile step gradient_checkpointing data_placement gate baseline publish_uri recipe".split()
-)
 _SHOWN = 8
 
 
@@ -197,31 +188,6 @@ def require_alone(directory: Path, params: Params, dataset_sha256: str) -> Path:
             require_own(manifest, other, params, dataset_sha256)
             return other  # it has the name of another version
     return directory
-
-
-def training_id(params: Params, dataset_sha256: str) -> str:
-    """Name for what a training computes: 16 hexadecimal digits, the same where :func:`differences` finds none.
-
-    How many epochs the params say counts only where a schedule depends on it.
-    """
-    free = FREE if schedules_of_run_length(params) else FREE | {"num_epochs"}
-    return hashlib.sha256(f"{params.digest(without=free)} {dataset_sha256}".encode()).hexdigest()[:16]
-
-
-def schedules_of_run_length(params: Params) -> list[str]:
-    """The learning-rate schedules that last as long as the run, so that more epochs would have changed earlier ones."""
-    from components.classifier.optimisers import as_long_as, stretches
-
-    found = []
-    longer = params.model_copy(update={"num_epochs": params.num_epochs + 1})
-    for one, other in zip(stretches(params), stretches(longer), strict=True):
-        for index in one.indices:
-            spec = params.learning_rate_schedule[index]
-            here, there = (as_long_as(spec, stretch.epochs) for stretch in (one, other))
-            if here != there:
-                missing = ", ".join(here.kwargs.keys() - spec.kwargs.keys())
-                found.append(f"learning_rate_schedule[{index}] ({spec.short_name} without {missing})")
-    return found
 
 
 def require_own(manifest: CheckpointManifest, where: Path, params: Params, dataset_sha256: str) -> None:

@@ -11,9 +11,10 @@ import pytest
 from components.shared.artifacts.artifact import WRITING_MARKER
 from components.shared.errors import CheckpointError
 from components.shared.params.params import Params
+from components.shared.params.training_id import FREE
 from components.train.__main__ import main
 from components.train.checkpoints.format import list_checkpoints
-from components.train.checkpoints.resume import FREE, Checkpoints, find_checkpoint
+from components.train.checkpoints.resume import Checkpoints, find_checkpoint
 from components.train.step import train_step
 from tests.examples import SMALL, small, write_digits, write_params
 from tests.train.interrupting import LOG, at_step, ended, inputs_of, steps_kept, trained, weights_in
