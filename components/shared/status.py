@@ -40,6 +40,7 @@ from components.shared.events.stream import StatusStream
 from components.shared.events.targets import StatusTargets
 from components.shared.files import unwritable
 from components.shared.kubeflow.api import NoAnswerError, ask_run, is_kubeflow
+from components.shared.kubeflow.trainer_status import TrainerStatus
 from components.shared.params.params import Params
 from components.shared.pipeline_end import PUBLISH, end_after_retry
 from components.shared.process_group import is_rank_zero, is_started_by_elastic, member
@@ -65,6 +66,7 @@ class Status:
         self._step = step
         self._log = log
         self._stream: StatusStream | None = None
+        self._trainer: TrainerStatus | None = None
         self._bucket: EventsBucket | None = None
         self._refused: InputError | None = None  # the location for the run's events
         self._refusals: list[str] = []  # of brokers' settings
@@ -124,6 +126,7 @@ class Status:
             log=self._log,
             first_sequence=1 if is_exit else 0,  # the pipeline's first event was its start
         )
+        self._trainer = TrainerStatus.started(self._log)
         digest = params.digest() if params else None
         if is_first and run.pipeline:
             self._stream.emit(PipelineStarted(run.pipeline, list(PIPELINE_STEPS), __version__, run.host, digest))
@@ -211,6 +214,8 @@ class Status:
         """Report that something happened."""
         if self._stream is not None:
             self._stream.emit(data)
+        if self._trainer is not None:
+            self._trainer.take(data)
 
     def end(self, data: EventData) -> dict[str, Any] | None:
         """Emit the terminal event, deliver what is left within the bound, and report as JSON what became of it all."""
@@ -222,6 +227,8 @@ class Status:
             return None
         stream, self._stream = self._stream, None
         stream.emit(data)
+        if self._trainer is not None:
+            self._trainer.end(data)
         if (end := self._new_end(data, stream.event_source)) is not None:
             stream.emit(end)
         try:
@@ -232,6 +239,9 @@ class Status:
         except Exception:  # a defect of ours; how the step ended stays as it is
             self._log.exception("the delivery of status could not be ended")
             return None
+        finally:
+            if self._trainer is not None:  # whose last report was on its way meanwhile
+                self._trainer.close()
         spool = report.spool
         is_kept = self.run.shared and spool is not None and not report.unspooled
         if self.run.bucket is not None:

@@ -89,10 +89,15 @@ def _get(url: str, end: float) -> Mapping[str, Any]:
 
 
 def _credentials() -> dict[str, str]:
-    file = Path(os.environ.get(TOKEN_VARIABLE) or _TOKEN_FILE)
+    token = token_of(Path(os.environ.get(TOKEN_VARIABLE) or _TOKEN_FILE))
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def token_of(file: Path) -> str | None:
+    """The bearer's token in a file, as it is now; None where there is none that a header can have."""
     try:
         with file.open("rb") as stream:
             token = stream.read(_LARGEST_TOKEN).decode("ascii").strip()
     except (OSError, ValueError):
-        return {}
-    return {"Authorization": f"Bearer {token}"} if token.isprintable() and token else {}
+        return None
+    return token if token.isprintable() and token else None
