@@ -1,0 +1,103 @@
+"""The manifests that are shipped run as they stand: Trainer and Kubernetes take every field, and the command trains."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.data_prep.__main__ import main as data_prep
+from components.shared.kubeflow.train_job import COMMAND, DEFAULT_RUNTIME
+from components.shared.strict_yaml import parse_yaml
+from components.shared.version import __version__
+from components.train.__main__ import main as train
+from pipelines.params_files import EXAMPLE_DATA, EXAMPLE_PARAMS
+from tests.peers.object_store import Bucket
+from tests.pipelines.conftest import ROOT, Environment
+from tests.pipelines.trainer.jobs import require_known, require_valid_pods, started
+
+FOLDER = ROOT / "pipelines" / "examples" / "trainer"
+MANIFESTS = sorted(FOLDER.glob("*.yaml"))
+
+
+def manifest(file: Path) -> dict[str, Any]:
+    """The one document of a file, the same by YAML 1.1 and 1.2."""
+    text = file.read_text(encoding="utf-8")
+    (found,) = parse_yaml(text, 10_000, core=True)
+    assert parse_yaml(text, 10_000, core=False) == [found]
+    return found  # type: ignore[no-any-return]
+
+
+RUNTIME = manifest(FOLDER / "runtime.yaml")
+TRAIN_JOBS = {file.stem: manifest(file) for file in MANIFESTS if file.stem != "runtime"}
+(README,) = re.findall(r"```yaml\n(apiVersion: trainer.*?)```", (ROOT / "components" / "README.md").read_text(), re.S)
+TRAIN_JOBS["README"] = yaml.safe_load(README)
+
+
+@pytest.mark.parametrize("name", TRAIN_JOBS)
+def test_trainer_and_kubernetes_know_every_field_of_a_job(name: str) -> None:
+    job = TRAIN_JOBS[name]
+
+    require_known(job)
+    pod = require_valid_pods(job, RUNTIME)
+
+    (container,) = pod["containers"]
+    assert tuple(container["command"]) == COMMAND
+    assert job["spec"]["runtimeRef"]["name"] == RUNTIME["metadata"]["name"] == DEFAULT_RUNTIME
+    assert job["metadata"] == {"generateName": "shutterline-"}, "a job that is made twice is two runs"
+    assert container["image"] in ("IMAGE", f"registry.example.com/shutterline/train:{__version__}")
+
+
+def test_under_the_runtime_bad_input_ends_the_job_and_its_pods_stay() -> None:
+    require_known(RUNTIME)
+    template = RUNTIME["spec"]["template"]["spec"]
+    (replicated,) = template["replicatedJobs"]
+    job = replicated["template"]["spec"]
+
+    assert template["failurePolicy"] == {
+        "maxRestarts": 3,
+        "rules": [{"name": "badinput", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
+    }
+    assert (job["backoffLimit"], job["template"]["spec"]["restartPolicy"]) == (0, "Never")
+    assert job["podFailurePolicy"]["rules"] == [
+        {"action": "FailJob", "onExitCodes": {"containerName": "node", "operator": "In", "values": [2]}}
+    ]
+    assert replicated["template"]["metadata"]["labels"] == {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
+    (container,) = job["template"]["spec"]["containers"]
+    assert container["image"] == f"registry.example.com/shutterline/train:{__version__}"
+
+
+def test_no_job_holds_what_is_secret() -> None:
+    for job in TRAIN_JOBS.values():
+        kept = [entry for entry in job["spec"]["trainer"]["env"] if entry["name"].startswith("AWS_")]
+        assert all(set(entry["valueFrom"]) == {"secretKeyRef"} for entry in kept)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "store"), [("trainjob-cpu", "s3"), ("trainjob-gpu", "gs")])
+def test_the_command_of_a_job_trains(
+    name: str, store: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: Environment
+) -> None:
+    """With its own params, which for the GPUs are what its config map is made of."""
+    bucket: Bucket = request.getfixturevalue({"s3": "s3_bucket", "gs": "gcs_bucket"}[store])
+    command, environment = started(TRAIN_JOBS[name], "shutterline-x7k2p")
+    mine = {f"{store}://my-bucket": bucket.uri, "/params/params.json": str(EXAMPLE_PARAMS)}
+    for theirs, ours in mine.items():
+        command = [part.replace(theirs, ours) for part in command]
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("SHUTTERLINE_RUN_ID", environment["SHUTTERLINE_RUN_ID"])
+    arguments = command[len(COMMAND) :]
+    (params,) = [part for part in arguments if part.startswith("--params=")]
+    (dataset,) = [part for part in arguments if part.startswith("--dataset=")]
+    (model,) = [part.partition("=")[2] for part in arguments if part.startswith("--model=")]
+    assert data_prep([f"--data={EXAMPLE_DATA}", dataset, params]) == 0
+
+    assert train([*arguments, "--set=num_epochs=1"]) == 0
+
+    assert "/shutterline-x7k2p/" in model
+    key = model.removeprefix(f"{bucket.uri}/")
+    assert f"{key}/model.json" in bucket.names(key)
