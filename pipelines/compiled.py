@@ -25,6 +25,9 @@ TARGET_VARIABLE = "SHUTTERLINE_TARGET"
 # What kfp and the platforms fill in when a step starts.
 PLACEHOLDER = re.compile(r"\{\{.*?\}\}|pipelinechannel--", re.DOTALL)
 
+# Google's image that has Vertex AI run a custom job; by it the platform knows such a step, and starts none for it.
+LAUNCHER = re.compile(r"gcr\.io/ml-pipeline/google-cloud-pipeline-components:[0-9]+(\.[0-9]+)*")
+
 # kfp's loaders are made for files of some kilobytes; a file that is larger than that is something else.
 LARGEST = 32 * 2**20
 _MOST_VALUES = 2_000_000
@@ -81,8 +84,10 @@ class CompiledPipeline:
         return {label: mapping(executor) for label, executor in self.spec["deploymentSpec"]["executors"].items()}
 
     def container(self, label: str) -> dict[str, Any]:
-        """The container of an executor; empty for one that has none, such as an importer."""
-        return mapping(self.executors[label].get("container"))
+        """The container of an executor, of a custom job its nodes'; empty for one without, such as an importer."""
+        container = mapping(self.executors[label].get("container"))
+        pools = custom_job_pools(container)
+        return next(iter(pools.values())) if pools else container
 
     def environment(self, label: str) -> dict[str, str]:
         """The environment variables an executor's container is given."""
@@ -103,6 +108,31 @@ class CompiledPipeline:
 def mapping(value: Any) -> dict[str, Any]:
     """A mapping; empty if it is none."""
     return value if isinstance(value, dict) else {}
+
+
+def custom_job_pools(container: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the nodes of a custom job run, where a container is what has Vertex AI run one; empty: it is not.
+
+    Returns:
+        For each worker pool its container's path inside this one, such as
+        ``args[3].job_spec.worker_pool_specs[0].container_spec``, and what is there with its image as ``image``, too,
+        and the pool's machine type as ``machine``.
+    """
+    args, image = container.get("args"), container.get("image")
+    if not isinstance(image, str) or not LAUNCHER.fullmatch(image) or not isinstance(args, list):
+        return {}
+    found = {}
+    for index in [at + 1 for at, word in enumerate(args[:-1]) if word == "--payload"]:
+        try:
+            specs = mapping(mapping(json.loads(args[index])).get("job_spec")).get("worker_pool_specs")
+        except (ValueError, TypeError, RecursionError):
+            continue
+        for number, spec in enumerate(specs if isinstance(specs, list) else ()):
+            inside = mapping(mapping(spec).get("container_spec"))
+            machine = mapping(mapping(spec).get("machine_spec")).get("machine_type")
+            where = f"args[{index}].job_spec.worker_pool_specs[{number}].container_spec"
+            found[where] = {**inside, "image": inside.get("image_uri"), "machine": machine}
+    return found
 
 
 def child(where: str, key: str | int) -> str:

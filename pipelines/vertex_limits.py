@@ -1,8 +1,8 @@
 """What Vertex AI has and takes, as Google documents it; nothing here was tried on Vertex AI itself.
 
-Accelerators and the machines they come in: Compute Engine's page on GPU machine types. What a step may ask for without
-one: Vertex AI's page "Specify the machine configuration for a pipeline step". Names, labels and sizes: the reference of
-``PipelineJob`` and Vertex AI's page on quotas and limits. Read in November 2026.
+Accelerators and the machines they come in: Compute Engine's pages on GPU machine types and on N1. What a step may ask
+for without one: Vertex AI's page "Specify the machine configuration for a pipeline step". Names, labels and sizes: the
+reference of ``PipelineJob`` and Vertex AI's page on quotas and limits. Read in November 2026.
 """
 
 from __future__ import annotations
@@ -28,11 +28,35 @@ ACCELERATORS: Mapping[str, Mapping[int, tuple[int, int]]] = {
     "NVIDIA_RTX_PRO_6000": {1: (48, 180), 2: (96, 360), 4: (192, 720), 8: (384, 1440)},
 }
 _WITHOUT_ACCELERATOR = (96, 624)
+# What N1 machines have for each processor, in gigabytes, and those of their sizes that custom training takes. A machine
+# without accelerator is one of them, and one with a T4, P4, P100 or V100.
+_N1 = {
+    f"n1-{family}-{cpus}": (cpus, cpus * gigabytes)
+    for family, gigabytes, sizes in (
+        ("standard", 3.75, (4, 8, 16, 32, 64, 96)),
+        ("highmem", 6.5, (2, 4, 8, 16, 32, 64, 96)),
+        ("highcpu", 0.9, (16, 32, 64, 96)),
+    )
+    for cpus in sizes
+}
+_G2 = {1: (4, 8, 12, 16, 32), 2: (24,), 4: (48,), 8: (96,)}  # processors; four gigabytes for each
+# The others come in one machine for each count.
+_NAMES: Mapping[str, str] = {
+    "NVIDIA_TESLA_A100": "a2-highgpu-{count}g",
+    "NVIDIA_A100_80GB": "a2-ultragpu-{count}g",
+    "NVIDIA_H100_80GB": "a3-highgpu-{count}g",
+    "NVIDIA_H100_MEGA_80GB": "a3-megagpu-{count}g",
+    "NVIDIA_H200_141GB": "a3-ultragpu-{count}g",
+    "NVIDIA_B200": "a4-highgpu-{count}g",
+    "NVIDIA_RTX_PRO_6000": "g4-standard-{cpus}",
+}
 
 PIPELINE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
 JOB_ID = re.compile(r"[a-z][-a-z0-9]{0,127}")
 # What is documented as the most for a retry's backoff_max_duration.
 MAX_RETRY_WINDOW_S = 3600
+# Environment variables of a custom job's container: 100, and compile adds two.
+MAX_VARIABLES = 98
 
 
 def machine_problem(cpu: str | None, memory: str | None, accelerator: str | None, count: int) -> str | None:
@@ -56,3 +80,27 @@ def machine_problem(cpu: str | None, memory: str | None, accelerator: str | None
         asked = " and ".join(filter(None, (cpu and f"{cpu} processors", memory and f"{memory} of memory")))
         return f"{title} has at most {cpus} processors and {gigabytes} GB of memory; asked are {asked}"
     return None
+
+
+def machine_type(cpu: str | None, memory: str | None, accelerator: str | None, count: int) -> str | None:
+    """The smallest machine that has all of it, as a custom job names it; None: there is none.
+
+    The arguments are those of :func:`machine_problem`, which finds nothing wrong with them.
+    """
+    fitting = [
+        (size, name)
+        for name, size in _machines(accelerator, count).items()
+        if quantity(cpu or "0") <= size[0] and quantity(memory or "0") <= size[1] * 10**9
+    ]
+    return min(fitting)[1] if fitting else None
+
+
+def _machines(accelerator: str | None, count: int) -> dict[str, tuple[int, float]]:
+    """Processors and gigabytes of the machines with these accelerators, by name."""
+    most = ACCELERATORS[accelerator][count] if accelerator else _WITHOUT_ACCELERATOR
+    if accelerator == "NVIDIA_L4":
+        return {f"g2-standard-{cpus}": (cpus, 4 * cpus) for cpus in _G2[count]}
+    if accelerator is None or accelerator not in _NAMES:
+        return {name: size for name, size in _N1.items() if size[0] <= most[0] and size[1] <= most[1]}
+    name = "a2-megagpu-16g" if count == 16 else _NAMES[accelerator].format(count=count, cpus=most[0])
+    return {name: most}

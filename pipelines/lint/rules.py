@@ -99,7 +99,7 @@ def _images(view: View) -> Iterator[tuple[str, str, str]]:
     for step in view.steps:
         if not PLACEHOLDER.search(step.image) and step.image not in _DRIVER_OPERATIONS:
             shown = step.image if _DIGEST.search(step.image) else re.sub(r".*@(?!sha256:)", "…@", step.image)
-            yield f"{step.where}.container.image", step.image, shown
+            yield f"{step.where}.{'image_uri' if 'image_uri' in step.container else 'image'}", step.image, shown
 
 
 def _unpinned_image(view: View) -> Iterator[Note]:
@@ -166,8 +166,8 @@ def _params(view: View) -> Iterator[Note]:
 
 
 def _limits(view: View) -> Iterator[Note]:
-    for step in view.steps if view.target else ():
-        asked, where = mapping(step.container.get("resources")), f"{step.where}.container.resources"
+    for step in (each for each in view.steps if view.target and not each.container.get("machine")):
+        asked, where = mapping(step.container.get("resources")), f"{step.where}.resources"
         for resource, title in (("Cpu", "processors"), ("Memory", "memory")):
             if not (asked.get(f"resource{resource}Limit") or asked.get(f"{resource.lower()}Limit")):
                 yield Note("warning", where, "the step has no limit", "set cpu and memory in the settings", title)
@@ -286,7 +286,7 @@ def _credentials_file(view: View) -> Iterator[Note]:
     if view.target == "vertex":
         advice = "leave it out: the step has its service account; secrets are read from sm://projects/…"
     for step in view.steps:
-        given = [*step.environment, (f"{step.where}.container", _CREDENTIALS, of_params)]
+        given = [*step.environment, (f"{step.where}", _CREDENTIALS, of_params)]
         for where, name, path in given:
             of_kafka = name.startswith("KAFKA_SSL_") and name.endswith("FILE")
             secret = name.endswith("_FILE") and names_a_secret(name.removesuffix("_FILE"))

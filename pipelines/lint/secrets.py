@@ -32,7 +32,7 @@ def secrets_in(view: View) -> Iterator[tuple[str, str, str]]:
                 yield path, f"here is {shape[0]}", shape[1]
     for step in view.steps:
         for part in ("command", "args"):
-            yield from _in_arguments(f"{step.where}.container.{part}", step.container.get(part))
+            yield from _in_arguments(f"{step.where}.{part}", step.container.get(part))
 
 
 def _in_arguments(where: str, arguments: Any) -> Iterator[tuple[str, str, str]]:

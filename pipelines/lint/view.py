@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipelines.compiled import CompiledPipeline, PlatformName, child, mapping
+from pipelines.compiled import CompiledPipeline, PlatformName, child, custom_job_pools, mapping
 
 # Steps of ours say so in their source.
 _OURS = re.compile(r"\bfrom components\.(data_prep|train|evaluate|publish|exit_step)\.")
@@ -34,7 +34,10 @@ def step_of(where: str) -> str:
 
 @dataclass(frozen=True)
 class Step:
-    """A container, what Kubeflow's document says of its pod, and the task that runs it, each with its path."""
+    """A container, what Kubeflow's document says of its pod, and the task that runs it, each with its path.
+
+    Each worker pool of a custom job is one, in place of what has Vertex AI run the job; it has its container's keys.
+    """
 
     where: str
     container: dict[str, Any]
@@ -59,7 +62,7 @@ class Step:
     def environment(self) -> Iterator[tuple[str, str, str]]:
         """The environment variables: path, name, value."""
         for index, entry in enumerate(mappings(self.container.get("env"))):
-            yield f"{self.where}.container.env[{index}].value", text(entry.get("name")), text(entry.get("value"))
+            yield f"{self.where}.env[{index}].value", text(entry.get("name")), text(entry.get("value"))
 
     @property
     def accelerates(self) -> bool:
@@ -104,10 +107,12 @@ class View:
         kubernetes = mapping(self.pipeline.platforms.get("kubernetes"))
         pods = mapping(mapping(kubernetes.get("deploymentSpec")).get("executors"))
         for label in self.pipeline.executors:
-            if container := self.pipeline.container(label):
+            if container := mapping(self.pipeline.executors[label].get("container")):
                 where = child("deploymentSpec.executors", label)
-                pod = mapping(pods.get(label))
-                yield Step(where, container, f"platforms.kubernetes.{where}", pod, *tasks.get(label, ("", {})))
+                pod, inside = mapping(pods.get(label)), f"{where}.container"
+                found = {f"{inside}.{at}": pool for at, pool in custom_job_pools(container).items()}
+                for path, each in (found or {inside: container}).items():
+                    yield Step(path, each, f"platforms.kubernetes.{where}", pod, *tasks.get(label, ("", {})))
 
     def default(self, name: str) -> str:
         """The default of an input of the pipeline; empty: none."""

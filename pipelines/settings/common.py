@@ -70,17 +70,18 @@ class StepSettings(SettingsRecord):
 
 
 Step = TypeVar("Step", bound=StepSettings)
+Train = TypeVar("Train", bound=StepSettings)
 
 
-class PlatformSettings(SettingsRecord, Generic[Step]):
-    """A settings file."""
+class PlatformSettings(SettingsRecord, Generic[Step, Train]):
+    """A settings file; training may get more than another step."""
 
     target: str
     checkpoints: str | None = None
     events: str | None = None
     every_step: Step | None = Field(None, alias=EVERY_STEP, description="What all steps get.")
     data_prep: Step | None = Field(None, alias="data-prep", description="Data prep.")
-    train: Step | None = Field(None, description="Training.")
+    train: Train | None = Field(None, description="Training.")
     evaluate: Step | None = Field(None, description="Evaluation.")
     publish: Step | None = Field(None, description="Publishing of a model that passes, where publish_uri is set.")
     exit: Step | None = Field(None, description="The exit step.")

@@ -185,7 +185,7 @@ class KubeflowStep(StepSettings):
         return any(PurePosixPath(path).is_relative_to(volume.path) for volume in self.volumes)
 
 
-class KubeflowSettings(PlatformSettings[KubeflowStep]):
+class KubeflowSettings(PlatformSettings[KubeflowStep, KubeflowStep]):
     """A settings file for Kubeflow Pipelines."""
 
     target: Literal["kubeflow"] = Field("kubeflow", description="The platform.")

@@ -12,7 +12,10 @@ from components.shared.run import AUTO
 from components.shared.text import described
 from pipelines.settings.common import PlatformSettings, StepSettings
 from pipelines.settings.fields import SettingsRecord, durable_location
-from pipelines.vertex_limits import ACCELERATORS, MAX_RETRY_WINDOW_S, machine_problem
+from pipelines.vertex_limits import ACCELERATORS, MAX_RETRY_WINDOW_S, MAX_VARIABLES, machine_problem, machine_type
+
+# Each node of a custom job has these from Vertex AI or from torch, each with a value of its own.
+_OF_A_NODE = ("CLUSTER_SPEC", "TF_CONFIG", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def _accelerator(value: object) -> str:
@@ -63,7 +66,43 @@ class VertexStep(StepSettings):
         return found
 
 
-class VertexSettings(PlatformSettings[VertexStep]):
+class VertexTrain(VertexStep):
+    """What machines training runs on."""
+
+    nodes: Annotated[Whole, Field(ge=1, le=1000)] | None = Field(
+        None,
+        description="How many machines train together, as the worker pools of a custom job; what train gets is then "
+        "each machine's. 1: without a custom job.",
+    )
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether several machines train."""
+        return (self.nodes or 1) > 1
+
+    @property
+    def machine(self) -> str | None:
+        """The machine type of each node; None: no machine has what is asked for."""
+        accelerator = self.accelerates
+        kind, count = (accelerator.type, accelerator.count) if accelerator else (None, 0)
+        return machine_type(self.cpu, self.memory, kind, count)
+
+    def problems(self) -> list[Problem]:
+        """What contradicts itself, or is more than Vertex AI has."""
+        found = super().problems()
+        if not self.is_distributed:
+            return found
+        found += [Problem(f"env.{name}", "is each node's own") for name in _OF_A_NODE if name in self.env]
+        if len(self.env) > MAX_VARIABLES:
+            found.append(Problem("env", f"has {len(self.env)} variables; a custom job takes at most {MAX_VARIABLES}"))
+        if not found and self.machine is None:
+            asked = ", ".join(filter(None, (self.cpu and f"cpu {self.cpu}", self.memory and f"memory {self.memory}")))
+            with_it = f" with {self.accelerates.count} {self.accelerates.type}" if self.accelerates else ""
+            found.append(Problem("nodes", f"no machine type{with_it} has {asked}; ask for less, or for no nodes"))
+        return found
+
+
+class VertexSettings(PlatformSettings[VertexStep, VertexTrain]):
     """A settings file for Vertex AI."""
 
     target: Literal["vertex"] = Field("vertex", description="The platform.")

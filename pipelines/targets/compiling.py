@@ -23,7 +23,8 @@ from components.shared.version import __version__
 from pipelines.compiled import PLATFORM_TITLES, TARGET_VARIABLE, documents_of, secret_named_by
 from pipelines.settings.kubeflow import SHM_PATH, SHM_VOLUME, KubeflowSettings, KubeflowStep
 from pipelines.settings.read import AnySettings
-from pipelines.settings.vertex import VertexStep
+from pipelines.settings.vertex import VertexSettings, VertexStep
+from pipelines.targets.custom_job import run_as_custom_job
 from pipelines.targets.kfp_import import import_kfp
 
 # The first lines are kfp's: its loader takes a component's description from them.
@@ -95,6 +96,8 @@ def compiled_pipeline(
     documents[0]["root"]["inputDefinitions"]["parameters"]["params"]["defaultValue"] = params.to_form()
     for executor in documents[0]["deploymentSpec"]["executors"].values():
         executor["container"]["command"] = without_shell(executor["container"]["command"])
+    if isinstance(settings, VertexSettings) and settings.train and settings.train.is_distributed:
+        run_as_custom_job(documents[0], "train", settings.train)
     if (variable := secret_named_by(documents)) is not None:
         raise InputError(
             f"the compiled pipeline would hold the secret that {variable} has here; leave it out, and "

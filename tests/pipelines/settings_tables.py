@@ -18,7 +18,7 @@ from pipelines.settings.kubeflow import (
     Toleration,
     Volume,
 )
-from pipelines.settings.vertex import Accelerator, VertexSettings, VertexStep
+from pipelines.settings.vertex import Accelerator, VertexSettings, VertexStep, VertexTrain
 
 STEPS = {EVERY_STEP, *STEP_FIELDS}
 NESTED: dict[str, type[BaseModel]] = {
@@ -40,13 +40,16 @@ def tables() -> Mapping[str, list[str]]:
         "kubeflow steps": _rows(KubeflowStep),
         "vertex": _rows(VertexSettings),
         "vertex steps": _rows(VertexStep),
+        "vertex train": _rows(VertexTrain, VertexStep),
     }
 
 
-def _rows(model: type[BaseModel]) -> list[str]:
+def _rows(model: type[BaseModel], but: type[BaseModel] | None = None) -> list[str]:
+    """The rows of a model's keys, without those of another."""
     rows = ["| key | meaning |", "|---|---|"]
+    others = {key for key, _ in _keys(but)} if but else set()
     for key, field in _keys(model):
-        if key in STEPS:
+        if key in STEPS | others:
             continue
         rows.append(f"| `{key}` | {field.description} |")
         if nested := NESTED.get(key):

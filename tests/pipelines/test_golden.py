@@ -20,7 +20,7 @@ from components.shared.version import __version__
 from pipelines.compiled import CompiledPipeline, read_compiled
 from tests.pipelines.settings.compiling import EXAMPLES, at, compile_file, places_of, platform_of
 
-GOLDEN = ("kubeflow-h100", "kubeflow-secrets", "vertex-l4", "vertex-secrets")
+GOLDEN = ("kubeflow-h100", "kubeflow-secrets", "vertex-l4", "vertex-nodes", "vertex-secrets")
 STEPS = ("data-prep", "train", "evaluate", "publish", "exit")
 FOLDER = Path(__file__).parent / "golden"
 
@@ -62,7 +62,8 @@ def test_the_file_is_what_the_official_protobuf_says(name: str) -> None:
     assert spec.pipeline_info.name == pipeline.name
     assert set(spec.deployment_spec["executors"].keys()) == set(pipeline.executors)
     deployment = json_format.ParseDict(pipeline.spec["deploymentSpec"], pipeline_spec_pb2.PipelineDeploymentConfig())
-    assert deployment.executors["exec-train"].container.image == IMAGES["train"]["reference"]
+    assert deployment.executors["exec-evaluate"].container.image == IMAGES["evaluate"]["reference"]
+    assert pipeline.container("exec-train")["image"] == IMAGES["train"]["reference"]
     for label in pipeline.executors:
         assert "@sha256:" in pipeline.container(label)["image"]
         assert pipeline.environment(label)["SHUTTERLINE_TARGET"] == pipeline.target
@@ -116,7 +117,7 @@ def test_on_kubeflow_secrets_stand_by_their_names_alone() -> None:
 
 
 def test_on_vertex_ai_secrets_stand_by_their_references_and_nothing_is_kubernetes() -> None:
-    for name in ("vertex-l4", "vertex-secrets"):
+    for name in ("vertex-l4", "vertex-nodes", "vertex-secrets"):
         pipeline = golden(name)
         assert pipeline.documents == 1
         assert "nvidia.com/gpu" not in (FOLDER / f"{name}.yaml").read_text()

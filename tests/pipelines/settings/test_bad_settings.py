@@ -91,6 +91,10 @@ train.accelerator | with 1, 2, 4, 8, not with 3 | {train: {accelerator: {type: N
 train.accelerator | and 312 GB of memory; asked are 4 processors and 400G | {train: {accelerator: T4, memory: 400G}}
 data-prep.memory | a step without accelerator has at most 96 processors and 624 GB | {data-prep: {memory: 1T}}
 train.retry.window_s | at most 3600 on Vertex AI | {train: {retry: {window_s: 7200}}}
+train.nodes | at least 1 | {train: {nodes: 0}}
+every-step.nodes | unknown key | {every-step: {nodes: 2}}
+train.env.RANK | is each node's own | {train: {nodes: 2, env: {RANK: '0'}}}
+train.nodes | no machine type with 1 NVIDIA_TESLA_T4 has cpu 40, mem | {train: {nodes: 2, accelerator: T4, cpu: 40}}
 """,
 }
 _WORDS = {

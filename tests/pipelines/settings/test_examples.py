@@ -57,7 +57,7 @@ def test_there_is_an_example_for_each_card_and_for_a_stock_installation_spot_cap
     cards = {
         f"{target}-{card}" for target in ("kubeflow", "vertex") for card in ("t4", "l4", "a100", "h100", "secrets")
     }
-    assert {file.stem for file in example_files()} == cards | {"kubeflow-spot", "kubeflow-standard"}
+    assert {file.stem for file in example_files()} == cards | {"kubeflow-spot", "kubeflow-standard", "vertex-nodes"}
 
 
 def test_on_a_stock_installation_checkpoints_and_events_are_beside_the_artifacts(tmp_path: Path) -> None:

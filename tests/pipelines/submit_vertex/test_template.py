@@ -9,15 +9,19 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform
 
-from pipelines.compiled import CompiledPipeline
+from pipelines.compiled import CompiledPipeline, read_compiled
 from tests.peers.vertex_api import LOCATION, PROJECT
 from tests.pipelines.submit_vertex.conftest import DATA
+from tests.pipelines.test_golden import FOLDER
 
 
+@pytest.mark.parametrize("nodes", [1, 4])
 def test_the_compiled_file_loads_through_the_library_without_a_network(
-    compiled: CompiledPipeline, monkeypatch: pytest.MonkeyPatch
+    compiled: CompiledPipeline, nodes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
+    if nodes > 1:
+        compiled = read_compiled(FOLDER / "vertex-nodes.yaml")
 
     def refuse(*arguments: Any, **options: Any) -> Any:
         asked.append(arguments)
@@ -34,6 +38,6 @@ def test_the_compiled_file_loads_through_the_library_without_a_network(
         project=PROJECT,
         location=LOCATION,
     )
-    assert job.pipeline_spec["pipelineInfo"]["name"] == compiled.name
+    assert job.pipeline_spec == compiled.spec
     assert dict(job.runtime_config.parameter_values) == {"data": DATA}
     assert asked == []
