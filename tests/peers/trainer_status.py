@@ -108,8 +108,8 @@ class TrainerStatusServer:
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(text)), **headers}.items():
             handler.send_header(name, value)
         handler.end_headers()
-        handler.wfile.write(text)
         self._count(status)
+        handler.wfile.write(text)
 
     def _count(self, status: int) -> None:
         with self._changed:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.client import HTTPException, HTTPSConnection
 from itertools import islice
 from pathlib import Path
@@ -88,7 +89,8 @@ class TrainerServer:
         def ask() -> tuple[int, float | None, bytes]:
             connection.request("POST", parts.path, body, headers)
             answer = connection.getresponse()
-            return answer.status, retry_after_s(answer.getheader("Retry-After", "")), answer.read(_LARGEST_ANSWER)
+            text = b"" if answer.status == HTTPStatus.OK else answer.read(_LARGEST_ANSWER)  # else the report again
+            return answer.status, retry_after_s(answer.getheader("Retry-After", "")), text
 
         try:
             status, later_s, text = bounded(ask, within_s)
@@ -99,7 +101,7 @@ class TrainerServer:
             with suppress(OSError, AttributeError):  # what still waits there ends
                 connection.sock.shutdown(socket.SHUT_RDWR)
             connection.close()
-        if not 200 <= status < 300:
+        if status != HTTPStatus.OK:
             raise RetryableError(f"{parts.netloc}: answers {status}{_message(text)}", later_s)
 
 
