@@ -13,7 +13,7 @@ import click
 import yaml
 
 from components.shared.command import print_json, print_message
-from components.shared.container_images import images_named_by
+from components.shared.container_images import NODES_IMAGES, PIPELINE_IMAGES, images_named_by
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, InputError
 from components.shared.params.params import Params
 from components.shared.params.recipes import describe_recipe
@@ -149,16 +149,16 @@ def compile(
     also ask the platform for processors, memory, accelerators, secrets, volumes, retries: as --settings say, or else as
     much as the example needs. Without it nothing is asked of any platform.
     """
-    of_steps = images_named_by(images)
     checked = load_checked(params_or_example(params, data), overrides)
     _warn(checked.warnings)
     from pipelines.lint.rules import lint
-    from pipelines.targets.compiling import check_output, compiled_pipeline, write_pipeline
+    from pipelines.targets.compiling import check_output, compiled_pipeline, nodes_of, write_pipeline
 
     check_output(output)
     if target is None and (settings or cache):
         raise InputError(f"--{'settings' if settings else 'cache'} needs --target, kubeflow or vertex")
-    asked = _settings(settings, target, checked.params) if target else None
+    asked = _settings(settings, target, checked.params, checkpoints) if target else None
+    of_steps = images_named_by(images, NODES_IMAGES if nodes_of(asked) else PIPELINE_IMAGES)
     if asked and cache:
         asked = asked.with_cached_data()
     compiled = compiled_pipeline(checked.params, of_steps, asked, data=data, checkpoints=checkpoints)
@@ -189,11 +189,11 @@ def compile(
     return EXIT_OK if written else EXIT_BAD_INPUT
 
 
-def _settings(file: Path | None, target: PlatformName, params: Params) -> AnySettings:
+def _settings(file: Path | None, target: PlatformName, params: Params, checkpoints: str | None = None) -> AnySettings:
     from pipelines.settings.read import read_settings, settings_warnings
 
     settings = read_settings(file, target, params)
-    _warn(settings_warnings(settings, params))
+    _warn(settings_warnings(settings, params, checkpoints))
     return settings
 
 

@@ -34,7 +34,7 @@ _MOST_VALUES = 2_000_000
 
 _SHORTEST_SECRET = 8  # a shorter one may be ordinary text of a file
 # Where a secret is named; text such as "password" there is a name, although somebody's password may be the same.
-NAMING_KEYS = frozenset({"secretKey", "secretName", "secretNameParameter", "envVar"})
+NAMING_KEYS = frozenset({"secretKey", "secretName", "secretNameParameter", "envVar", "pull_secrets"})
 # Keys that say nothing of their value: the name is that of the mapping around them.
 _PASSING_KEYS = frozenset({"defaultValue", "runtimeValue", "constant", "items", "raw"})
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")

@@ -20,12 +20,18 @@ DESCRIPTION = "Trains an image classifier, evaluates it on held-out images, and 
 Configure = Callable[[StepName, dsl.PipelineTask], object]
 
 
-def pipeline_for(configure: Configure) -> Any:
+def pipeline_for(configure: Configure, nodes: str = "") -> Any:
     """The pipeline with its tasks configured.
+
+    Where several nodes train, `nodes` is what each of them gets, as NodeSpec's JSON: the task train then has Kubeflow
+    Trainer do it, and data prep says where the dataset is, which that task's own pod needs no copy of.
 
     Each artifact travels with its SHA-256. Kubeflow's cache knows input artifacts by their names alone, so without it
     training would be served from the cache for another dataset; and what arrives is checked against it.
     """
+    if nodes:
+        from components.data_prep.located_component import data_prep as located_data_prep
+        from components.train_job.component import train as train_job
 
     @dsl.pipeline(name=PIPELINE_NAME, display_name="Shutterline image classifier", description=DESCRIPTION)
     def image_classifier(params: str, data: str, checkpoints: str = "") -> None:
@@ -42,10 +48,14 @@ def pipeline_for(configure: Configure) -> Any:
         )
         configure("exit", last.set_display_name("exit"))
         with dsl.ExitHandler(last, name="run"):
-            prepared = data_prep(params=params, data=data)
+            prepared = (located_data_prep if nodes else data_prep)(params=params, data=data)
             configure("data-prep", prepared.set_display_name("data prep"))
             dataset, dataset_sha256 = prepared.outputs["dataset"], prepared.outputs["dataset_sha256"]
-            trained = train(params=params, dataset=dataset, dataset_sha256=dataset_sha256, checkpoints=checkpoints)
+            inputs = {"params": params, "dataset_sha256": dataset_sha256, "checkpoints": checkpoints}
+            if nodes:
+                trained = train_job(dataset_location=prepared.outputs["dataset_location"], nodes=nodes, **inputs)
+            else:
+                trained = train(dataset=dataset, **inputs)
             configure("train", trained.set_display_name("train"))
             evaluated = evaluate(
                 params=params,

@@ -13,10 +13,12 @@ from components.shared.strict_json import read_json
 from components.shared.text import shortened
 from components.shared.version import __version__
 
-ImageStep = Literal["data-prep", "train", "evaluate", "predict"]
+ImageStep = Literal["data-prep", "train", "train-job", "evaluate", "predict"]
 IMAGE_STEPS: tuple[ImageStep, ...] = get_args(ImageStep)
 # What the pipeline starts; predict is a component for pipelines of one's own.
 PIPELINE_IMAGES: tuple[ImageStep, ...] = ("data-prep", "train", "evaluate")
+# And where several nodes train.
+NODES_IMAGES: tuple[ImageStep, ...] = (*PIPELINE_IMAGES, "train-job")
 
 # HOST[:PORT]/NAME[:TAG][@DIGEST]; nothing before the host, where a login would stand.
 _REFERENCE = r"^[A-Za-z0-9][A-Za-z0-9._/:-]*(@sha256:[0-9a-f]{64})?$"
@@ -54,17 +56,18 @@ def image_of(step: ImageStep) -> str:
     return f"shutterline/{step}:{__version__}"
 
 
-def images_named_by(file: Path | None) -> dict[ImageStep, Image]:
+def images_named_by(file: Path | None, steps: tuple[ImageStep, ...] = PIPELINE_IMAGES) -> dict[ImageStep, Image]:
     """The images of the pipeline that a build wrote to a file, or those that this version's build tags.
 
     Args:
         file: JSON: ``{"schema_version": 1, "version": …, "images": {"train": {"reference": …, "id": …}, …}}``.
+        steps: Whose images the pipeline starts.
 
     Raises:
         InputError: The file cannot be read, is of another version, or lacks a step.
     """
     if file is None:
-        return {step: Image(reference=image_of(step)) for step in PIPELINE_IMAGES}
+        return {step: Image(reference=image_of(step)) for step in steps}
     try:
         build = _Build.model_validate(read_json(file), strict=True)
     except OSError as error:
@@ -75,9 +78,9 @@ def images_named_by(file: Path | None) -> dict[ImageStep, Image]:
     except ValueError as error:  # of JSON, or of UTF-8
         problem = f"is not JSON: {error}"
     else:
-        missing = [step for step in PIPELINE_IMAGES if step not in build.images]
+        missing = [step for step in steps if step not in build.images]
         if build.version == __version__ and not missing:
-            return {step: build.images[step] for step in PIPELINE_IMAGES}
+            return {step: build.images[step] for step in steps}
         problem = f"names no image of {', '.join(missing)}"
         if build.version != __version__:
             problem = f"is of version {build.version!r}, and this is Shutterline {__version__}"

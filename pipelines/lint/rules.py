@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-from components.shared.errors import ParamsError
+from components.shared.errors import InputError, ParamsError
 from components.shared.events.redaction import REDACTED, names_a_secret, redact
+from components.shared.kubeflow.train_job import NodeSpec
 from components.shared.params.params import Params, parse
 from components.shared.params.source import from_json
 from pipelines.compiled import (
@@ -96,10 +97,13 @@ def _secret_value(view: View) -> Iterator[Note]:
 
 def _images(view: View) -> Iterator[tuple[str, str, str]]:
     """Path, image, and its name for messages: what stands before an @ may be somebody's login."""
-    for step in view.steps:
-        if not PLACEHOLDER.search(step.image) and step.image not in _DRIVER_OPERATIONS:
-            shown = step.image if _DIGEST.search(step.image) else re.sub(r".*@(?!sha256:)", "…@", step.image)
-            yield f"{step.where}.{'image_uri' if 'image_uri' in step.container else 'image'}", step.image, shown
+    found = [
+        (f"{step.where}.{'image_uri' if 'image_uri' in step.container else 'image'}", step.image) for step in view.steps
+    ]
+    found += [(step.nodes_where, text(step.nodes.get("image"))) for step in view.steps if step.nodes_text]
+    for where, image in found:
+        if not PLACEHOLDER.search(image) and image not in _DRIVER_OPERATIONS:
+            yield where, image, image if _DIGEST.search(image) else re.sub(r".*@(?!sha256:)", "…@", image)
 
 
 def _unpinned_image(view: View) -> Iterator[Note]:
@@ -154,6 +158,15 @@ def _backend(view: View) -> Iterator[Note]:
                 yield Note("warning", f"{step.pod_where}.{key}", message, advice)
 
 
+def _nodes(view: View) -> Iterator[Note]:
+    for step in view.steps:
+        if step.component == "train_job":
+            try:
+                NodeSpec.from_json(step.nodes_text)
+            except InputError as error:
+                yield Note("error", step.nodes_where, str(error), "correct the settings and compile anew")
+
+
 def _params(view: View) -> Iterator[Note]:
     if mapping(view.pipeline.inputs.get("params")).get("defaultValue") is None:
         return
@@ -171,13 +184,17 @@ def _limits(view: View) -> Iterator[Note]:
         for resource, title in (("Cpu", "processors"), ("Memory", "memory")):
             if not (asked.get(f"resource{resource}Limit") or asked.get(f"{resource.lower()}Limit")):
                 yield Note("warning", where, "the step has no limit", "set cpu and memory in the settings", title)
+            if step.nodes and not step.nodes.get(resource.lower()):
+                message = "the nodes that train have no limit"
+                yield Note("warning", step.nodes_where, message, "set cpu and memory in the settings", title)
 
 
 def _shared_memory(view: View) -> Iterator[Note]:
     for step in view.steps if view.target == "kubeflow" else ():
-        if step.accelerates and not step.mounted(SHM_PATH, "emptyDirMounts"):
+        if step.accelerates and not (step.nodes.get("shm") or step.mounted(SHM_PATH, "emptyDirMounts")):
             message = f"a step with accelerators has the 64 MiB of {SHM_PATH} that every container has"
-            yield Note("warning", step.pod_where, message, "set shm in the settings")
+            where = step.nodes_where if step.nodes else step.pod_where
+            yield Note("warning", where, message, "set shm in the settings")
 
 
 def _cached_side_effects(view: View) -> Iterator[Note]:
@@ -216,11 +233,12 @@ def _retries(view: View) -> Iterator[Note]:
         if view.target == "kubeflow" and step.accelerates and 0 < window <= _HOUR_S:
             message = f"no retry begins later than {window} s after the first start, the step's own work included"
             yield Note("warning", where, message, "set retry.window_s to longer than the training")
-        if view.target == "kubeflow" and step.pod.get("activeDeadlineSeconds"):
+        if view.target == "kubeflow" and (step.pod.get("activeDeadlineSeconds") or step.nodes.get("timeout_s")):
             # A stock 2.17 sets Argo's retryPolicy to OnError; up to 2.16 it is Argo's own, OnFailure.
             message = "an attempt that its time limit ends is not repeated by a stock Kubeflow Pipelines 2.17"
             advice = "set retryPolicy: Always in the workflow controller's defaults where it shall be"
-            yield Note("warning", f"{step.pod_where}.activeDeadlineSeconds", message, advice)
+            where = step.nodes_where if step.nodes else f"{step.pod_where}.activeDeadlineSeconds"
+            yield Note("warning", where, message, advice)
 
 
 def _is_path(value: str) -> bool:
@@ -241,9 +259,11 @@ def _checkpoint_location(view: View) -> Iterator[Note]:
         advice += ", or on a volume's claim mounted at the step (volumes of train in the settings)"
     minutes = view.params.get("checkpoint_minutes", Params.model_fields["checkpoint_minutes"].default)
     seldom = minutes is None or (isinstance(minutes, int | float) and minutes > _SELDOM_MINUTES)
-    for step in (each for each in view.steps if each.component == "train"):
+    for step in (each for each in view.steps if each.component in ("train", "train_job")):
         if not checkpoints:
             message = "checkpoints lie beside the model until the pod ends, and die with it"
+            if step.nodes:
+                message = "checkpoints lie beside the model, where no other run finds them"
             yield Note("warning", where, message, advice)
         elif _is_path(checkpoints) and _missing_at(view, step, checkpoints, "pvcMount"):
             yield Note("error", where, f"checkpoints at {checkpoints} die with the machine", advice)
@@ -311,6 +331,7 @@ RULES = (
     Rule("foreign-platform", "a file, or part of it, for another platform", _foreign_platform),
     Rule("backend", "fields that older releases of Kubeflow Pipelines refuse", _backend),
     Rule("params", "a default of `params` that is no valid params", _params),
+    Rule("nodes", "what several nodes shall get that is nothing of the kind", _nodes),
     Rule("limits", "steps without limits of processors or memory", _limits),
     Rule("shared-memory", "accelerators without shared memory", _shared_memory),
     Rule("cached-side-effects", "caching of steps that are run for what they do", _cached_side_effects),

@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.compiled import CompiledPipeline, PlatformName, child, custom_job_pools, mapping
 
 # Steps of ours say so in their source.
-_OURS = re.compile(r"\bfrom components\.(data_prep|train|evaluate|publish|exit_step)\.")
+_OURS = re.compile(r"\bfrom components\.(data_prep|train|train_job|evaluate|publish|exit_step)\.")
 _OF_A_STEP = re.compile(r"\b(?:executors|tasks)\.(?:exec-)?([A-Za-z0-9_-]+)")
 
 
@@ -65,8 +65,29 @@ class Step:
             yield f"{self.where}.env[{index}].value", text(entry.get("name")), text(entry.get("value"))
 
     @property
+    def nodes_where(self) -> str:
+        """The path of what each node gets, where the step has several nodes train."""
+        return f"{self.task_where}.inputs.parameters.nodes.runtimeValue.constant"
+
+    @property
+    def nodes_text(self) -> str:
+        """What each node gets then, as JSON; empty: it has none train."""
+        given = mapping(mapping(mapping(self.task.get("inputs")).get("parameters")).get("nodes"))
+        return text(mapping(given.get("runtimeValue")).get("constant")) if self.component == "train_job" else ""
+
+    @property
+    def nodes(self) -> dict[str, Any]:
+        """As :attr:`nodes_text`, read; empty where it cannot be."""
+        try:
+            return mapping(json.loads(self.nodes_text))
+        except (ValueError, RecursionError):
+            return {}
+
+    @property
     def accelerates(self) -> bool:
-        """Whether it gets accelerators."""
+        """Whether it gets accelerators, or the nodes that it has train do."""
+        if "gpu" in self.nodes:
+            return bool(mapping(self.nodes["gpu"]).get("count", 1))
         asked = mapping(mapping(self.container.get("resources")).get("accelerator"))
         return str(asked.get("resourceCount") or asked.get("count") or "0") != "0"
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationError
 
 from components.shared.errors import Problem
+from components.shared.kubeflow.train_job import DEFAULT_RUNTIME, REFUSED, NodeSpec, RuntimeRef, variable_problem
 from components.shared.params.types import Truth, Whole
 from pipelines.quantities import quantity
 from pipelines.settings.common import EVERY_STEP, STEP_FIELDS, PlatformSettings, StepSettings
@@ -44,6 +45,15 @@ _SUB_PATH_SINCE, _SECURITY_SINCE = FIRST_RELEASE["subPath"], FIRST_RELEASE["secu
 _RESOURCE = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
 _RESOURCE_RULE = "must be the name of a device plugin's resource, such as nvidia.com/gpu"
 _KEY_RULE = "must be the key inside the secret: letters, digits and -_."
+_RUNTIME = r"((Cluster)?TrainingRuntime/)?(?=.{1,253}$)[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
+_RUNTIME_RULE = "must be the name of a TrainingRuntime, such as shutterline, or ClusterTrainingRuntime/NAME"
+# The small step that waits has the credentials of the nodes, for bucket and brokers, and is placed as any small step.
+_SMALL = {"cpu": "500m", "memory": "512Mi"}
+_OF_BOTH = (
+    *("env", "secret_env", "secret_files", "volumes", "cache", "retry", "labels", "annotations"),
+    *("pull_secrets", "pull_policy", "security"),
+)
+_OF_NODES = NodeSpec.model_fields.keys() - {"image", "runtime"}
 _IDENTITY = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
 
 
@@ -185,7 +195,58 @@ class KubeflowStep(StepSettings):
         return any(PurePosixPath(path).is_relative_to(volume.path) for volume in self.volumes)
 
 
-class KubeflowSettings(PlatformSettings[KubeflowStep, KubeflowStep]):
+class KubeflowTrain(KubeflowStep):
+    """What training gets; where there are several nodes, each of them."""
+
+    nodes: Annotated[Whole, Field(ge=1, le=1000)] | None = Field(
+        None,
+        description="How many machines train together, as a TrainJob of Kubeflow Trainer 2.2 or later; what train gets "
+        "is then each machine's. 1: without Trainer.",
+    )
+    runtime: Annotated[str, matching(_RUNTIME, _RUNTIME_RULE)] | None = Field(
+        None,
+        description="The TrainingRuntime in the run's namespace that Trainer makes the nodes by, or "
+        f"ClusterTrainingRuntime/NAME; default: {DEFAULT_RUNTIME}.",
+    )
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether several machines train."""
+        return (self.nodes or 1) > 1
+
+    def problems(self) -> list[Problem]:
+        """What contradicts itself, once everything is merged."""
+        found = super().problems()
+        if self.runtime is not None and self.nodes is None:
+            found.append(Problem("runtime", "needs nodes, such as nodes: 2; one machine trains without Trainer"))
+        for field in ("env", "secret_env") if self.is_distributed else ():
+            refused = ((name, variable_problem(name)) for name in sorted(getattr(self, field)))
+            found += [Problem(f"{field}.{name}", problem) for name, problem in refused if problem]
+        if self.is_distributed and not found:
+            try:
+                self.node_spec("image")
+            except ValidationError as error:
+                found += [Problem("nodes", each["msg"]) for each in error.errors(include_url=False)]
+        return found
+
+    def warnings(self) -> list[str]:
+        """What has no effect, by its key."""
+        if not self.is_distributed:
+            return ["runtime: has no effect with one node, which trains without Trainer"] if self.runtime else []
+        return [f"{key}: {why}" for key, why in REFUSED.items() if getattr(self, key) is not None]
+
+    def waiting(self) -> KubeflowStep:
+        """What the small step gets that creates the TrainJob and waits for it."""
+        return KubeflowStep.model_validate(_SMALL | {name: getattr(self, name) for name in _OF_BOTH})
+
+    def node_spec(self, image: str) -> NodeSpec:
+        """What each node gets, which trains by an image."""
+        given = {name: value for name, value in self.model_dump(exclude_none=True).items() if name in _OF_NODES}
+        runtime = RuntimeRef.parse(self.runtime or DEFAULT_RUNTIME)
+        return NodeSpec.model_validate({**given, "image": image, "runtime": runtime})
+
+
+class KubeflowSettings(PlatformSettings[KubeflowStep, KubeflowTrain]):
     """A settings file for Kubeflow Pipelines."""
 
     target: Literal["kubeflow"] = Field("kubeflow", description="The platform.")
@@ -215,6 +276,11 @@ class KubeflowSettings(PlatformSettings[KubeflowStep, KubeflowStep]):
                 advice = f"no volume of {', '.join(without)} holds {self.events}; add it to {where}.volumes"
                 found.append(Problem("events", advice))
         return found
+
+    @property
+    def distributed(self) -> KubeflowTrain | None:
+        """Training, where several machines do it; None: one does."""
+        return self.train if self.train and self.train.is_distributed else None
 
     def newer(self) -> list[str]:
         """The settings that not every release takes."""

@@ -73,11 +73,21 @@ def _without_secrets(problem: Problem) -> Problem:
     return Problem(problem.path, problem.message.partition(", got ")[0])
 
 
-def settings_warnings(settings: AnySettings, params: Params) -> list[str]:
-    """What is allowed and costs money for nothing, and what not every release of the platform takes."""
+def settings_warnings(settings: AnySettings, params: Params, checkpoints: str | None = None) -> list[str]:
+    """What is allowed and costs money for nothing or has no effect, and what not every release of the platform takes.
+
+    Args:
+        settings: The settings.
+        params: The run's params.
+        checkpoints: Where training keeps its checkpoints, where that is said beside the settings.
+    """
     newer = settings.newer() if isinstance(settings, KubeflowSettings) else []
     before = "Kubeflow Pipelines before {} refuses a pipeline compiled with this"
     found = [f"{key}: {before.format(FIRST_RELEASE[FIELD_OF[key]])}" for key in newer]
+    if isinstance(settings, KubeflowSettings) and settings.train:
+        found += [f"train.{warning}" for warning in settings.train.warnings()]
+        if settings.train.is_distributed and not (checkpoints or settings.checkpoints):
+            found.append("checkpoints: are named nowhere, so that a run anew finds none; auto: beside its artifacts")
     if params.device == "cpu" and settings.step("train").is_accelerated:
         found.append("train: an accelerator is rented, but the params say device cpu")
     if settings.step("evaluate").is_accelerated:
@@ -89,6 +99,8 @@ def _unknown(where: tuple[int | str, ...], target: PlatformName) -> str:
     """A hint for a key that is not known: the nearest, or the platform that has it."""
     key, other = str(where[-1]), next(each for each in PLATFORMS if each != target)
     allowed = _keys_at(SETTINGS[target], where[:-1])
+    if len(where) <= 2 and key in set(_keys_at(SETTINGS[target], ("train",))) - STEPS[target].model_fields.keys():
+        return "unknown key: it belongs to train alone"
     if key in _keys_at(SETTINGS[other], where[:-1]):
         return f"unknown key: it belongs to {PLATFORM_TITLES[other]}; allowed are {', '.join(allowed)}"
     near = difflib.get_close_matches(key, allowed, 1)

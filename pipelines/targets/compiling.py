@@ -21,9 +21,9 @@ from components.shared.storage.location import parse_location
 from components.shared.strict_yaml import Dumper
 from components.shared.version import __version__
 from pipelines.compiled import PLATFORM_TITLES, TARGET_VARIABLE, documents_of, secret_named_by
-from pipelines.settings.kubeflow import SHM_PATH, SHM_VOLUME, KubeflowSettings, KubeflowStep
+from pipelines.settings.kubeflow import SHM_PATH, SHM_VOLUME, KubeflowSettings, KubeflowStep, KubeflowTrain
 from pipelines.settings.read import AnySettings
-from pipelines.settings.vertex import VertexSettings, VertexStep
+from pipelines.settings.vertex import VertexSettings
 from pipelines.targets.custom_job import run_as_custom_job
 from pipelines.targets.kfp_import import import_kfp
 
@@ -82,15 +82,22 @@ def compiled_pipeline(
             parse_location(value)
             inputs[name] = value
 
+    distributed = nodes_of(settings)
+    nodes = distributed.node_spec(images["train"].reference).to_json() if distributed else ""
+
     def configure(step: StepName, task: Any) -> None:
-        task.set_container_image(reference_of(step, images))
+        task.set_container_image(
+            images["train-job"].reference if step == "train" and nodes else reference_of(step, images)
+        )
         if settings is not None:
             _configure(settings, step, task)
 
     with tempfile.TemporaryDirectory(prefix="shutterline-") as directory, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # kfp's own deprecations
         file = Path(directory) / "pipeline.yaml"
-        Compiler().compile(pipeline_func=pipeline_for(configure), package_path=str(file), pipeline_parameters=inputs)
+        Compiler().compile(
+            pipeline_func=pipeline_for(configure, nodes), package_path=str(file), pipeline_parameters=inputs
+        )
         documents = documents_of(file.read_text(encoding="utf-8"))
     # kfp repeats defaults in comments of one line each, so a text of several lines would break its file.
     documents[0]["root"]["inputDefinitions"]["parameters"]["params"]["defaultValue"] = params.to_form()
@@ -112,6 +119,11 @@ def compiled_pipeline(
     return header + str(yaml.dump_all(documents, Dumper=Dumper, sort_keys=True, width=120, allow_unicode=True))
 
 
+def nodes_of(settings: AnySettings | None) -> KubeflowTrain | None:
+    """What each node gets where several train; None: one does."""
+    return settings.distributed if isinstance(settings, KubeflowSettings) else None
+
+
 def reference_of(step: StepName, images: Mapping[ImageStep, Image]) -> str:
     """The image of a step; the exit step runs on the smallest, data prep's, and publishing on evaluation's."""
     if step == "exit":
@@ -129,7 +141,8 @@ def without_shell(command: Iterable[str]) -> list[str]:
 
 def _configure(settings: AnySettings, step_name: StepName, task: Any) -> None:
     """Put a step's settings on kfp's PipelineTask."""
-    step = settings.step(step_name)
+    distributed = nodes_of(settings) if step_name == "train" else None
+    step = distributed.waiting() if distributed else settings.step(step_name)
     variables = {EVENTS_VARIABLE: settings.events} if settings.events else {}
     if isinstance(step, KubeflowStep) and step.volumes:
         claims = {volume.path: volume.claim for volume in step.volumes}
@@ -150,9 +163,9 @@ def _configure(settings: AnySettings, step_name: StepName, task: Any) -> None:
             # kfp's own is an hour from the first start, training included.
             backoff_max_duration=f"{retry.window_s}s",
         )
-    if isinstance(settings, KubeflowSettings):
-        _configure_pod(settings.step(step_name), task)
-    elif isinstance(step, VertexStep) and (accelerator := step.accelerates):
+    if isinstance(step, KubeflowStep):
+        _configure_pod(step, task)
+    elif accelerator := step.accelerates:
         task.set_accelerator_type(accelerator.type).set_accelerator_limit(accelerator.count)
 
 

@@ -12,6 +12,7 @@ from pipelines.settings.kubeflow import (
     Gpu,
     KubeflowSettings,
     KubeflowStep,
+    KubeflowTrain,
     SecretFiles,
     SecretKey,
     Security,
@@ -38,6 +39,7 @@ def tables() -> Mapping[str, list[str]]:
     return {
         "kubeflow": _rows(KubeflowSettings),
         "kubeflow steps": _rows(KubeflowStep),
+        "kubeflow train": _rows(KubeflowTrain, KubeflowStep),
         "vertex": _rows(VertexSettings),
         "vertex steps": _rows(VertexStep),
         "vertex train": _rows(VertexTrain, VertexStep),

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from components.shared.command import CommandParser
-from components.shared.container_images import PIPELINE_IMAGES
+from components.shared.container_images import NODES_IMAGES, PIPELINE_IMAGES
 from components.shared.params.params import Params
 from components.shared.pipeline_end import PUBLISH
 from components.shared.status import PIPELINE_STEPS
@@ -88,6 +88,7 @@ def test_the_steps_are_the_same_everywhere(pipelines: dict[PlatformName, Compile
     steps = set(get_args(StepName)) - {"predict"}
     assert set(STEP_FIELDS) == steps == {*PIPELINE_STEPS, PUBLISH, "exit"}
     assert set(PIPELINE_IMAGES) == steps - {"exit", "publish"}
+    assert set(NODES_IMAGES) == {*PIPELINE_IMAGES, "train-job"}
     for pipeline in pipelines.values():
         labels = {label.removeprefix("exec-").removesuffix("-step") for label in pipeline.executors}
         assert labels == steps

@@ -20,13 +20,13 @@ from components.shared.version import __version__
 from pipelines.compiled import CompiledPipeline, read_compiled
 from tests.pipelines.settings.compiling import EXAMPLES, at, compile_file, places_of, platform_of
 
-GOLDEN = ("kubeflow-h100", "kubeflow-secrets", "vertex-l4", "vertex-nodes", "vertex-secrets")
+GOLDEN = ("kubeflow-h100", "kubeflow-nodes", "kubeflow-secrets", "vertex-l4", "vertex-nodes", "vertex-secrets")
 STEPS = ("data-prep", "train", "evaluate", "publish", "exit")
 FOLDER = Path(__file__).parent / "golden"
 
 IMAGES = {
     step: {"reference": f"registry.example/shutterline/{step}@sha256:{digit * 64}", "id": f"sha256:{digit * 64}"}
-    for step, digit in (("data-prep", "1"), ("train", "2"), ("evaluate", "3"))
+    for step, digit in (("data-prep", "1"), ("train", "2"), ("evaluate", "3"), ("train-job", "4"))
 }
 
 
@@ -63,7 +63,8 @@ def test_the_file_is_what_the_official_protobuf_says(name: str) -> None:
     assert set(spec.deployment_spec["executors"].keys()) == set(pipeline.executors)
     deployment = json_format.ParseDict(pipeline.spec["deploymentSpec"], pipeline_spec_pb2.PipelineDeploymentConfig())
     assert deployment.executors["exec-evaluate"].container.image == IMAGES["evaluate"]["reference"]
-    assert pipeline.container("exec-train")["image"] == IMAGES["train"]["reference"]
+    image = IMAGES["train-job" if name == "kubeflow-nodes" else "train"]["reference"]
+    assert pipeline.container("exec-train")["image"] == image
     for label in pipeline.executors:
         assert "@sha256:" in pipeline.container(label)["image"]
         assert pipeline.environment(label)["SHUTTERLINE_TARGET"] == pipeline.target

@@ -50,7 +50,7 @@ _LONGEST_ARGUMENT = 128 * 1024 - 1
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, populate_by_name=True)
 
 
 class RuntimeRef(_Record):
@@ -87,15 +87,16 @@ class Gpu(_Record):
 class SecretKey(_Record):
     """Where a variable's value is kept."""
 
-    secret: str
-    key: str
+    # As KFP calls them: by these names whoever looks for secrets in a compiled file knows that none is here.
+    secret: str = Field(alias="secretName")
+    key: str = Field(alias="secretKey")
     optional: bool = False
 
 
 class SecretFiles(_Record):
     """A secret mounted as files."""
 
-    secret: str
+    secret: str = Field(alias="secretName")
     path: str
     optional: bool = False
 
@@ -177,7 +178,9 @@ class NodeSpec(_Record):
 
     def to_json(self) -> str:
         """One JSON text, the same for the same content."""
-        return json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True, separators=(",", ":"))
+        return json.dumps(
+            self.model_dump(mode="json", by_alias=True, exclude_defaults=True), sort_keys=True, separators=(",", ":")
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Self:

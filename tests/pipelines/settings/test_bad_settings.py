@@ -49,6 +49,16 @@ train.annotations.A_/b | DNS name | {train: {annotations: {A_/b: c}}}
 train.env.A-B | no name of an environment variable | {train: {env: {A-B: c}}}
 train.env.SHUTTERLINE_TARGET | set by | {train: {env: {SHUTTERLINE_TARGET: x}}}
 train.env.A | put it in quotes | {train: {env: {A: 1}}}
+train.nodes | at least 1 | {train: {nodes: 0}}
+train.nodes | at most 1,000 | {train: {nodes: 1001}}
+evaluate.nodes | it belongs to train alone | {evaluate: {nodes: 2}}
+every-step.runtime | it belongs to train alone | {every-step: {runtime: shutterline}}
+nodes: | it belongs to train alone | {nodes: 2}
+train.runtime | needs nodes, such as nodes: 2 | {train: {runtime: shutterline}}
+train.runtime | must be the name of a TrainingRuntime | {train: {nodes: 2, runtime: Runtime/x}}
+train.env.PET_NNODES | is set by Trainer | {train: {nodes: 2, env: {PET_NNODES: '2'}}}
+train.secret_env.RANK | is set by Trainer | {train: {nodes: 2, secret_env: {RANK: {secret: s, key: k}}}}
+checkpoints | no volume of train holds /c; add it to train.volumes | {checkpoints: /c, train: {nodes: 2}}
 train.pull_secrets[0] | Kubernetes name | {train: {pull_secrets: [My_Secret]}}
 train.secret_env.A.key | letters, digits and -_. | {train: {secret_env: {A: {secret: s, key: a/b}}}}
 train.secret_env.A.key | is required | {train: {secret_env: {A: {secret: s}}}}
@@ -80,6 +90,7 @@ train.pull_policy | "IfNotPresent" | {train: {pull_policy: Sometimes}}
     "vertex": r"""
 train.env.A | no environment can hold | {train: {env: {A: "a\0b"}}}
 evaluate.cpu | at most 96 | {evaluate: {cpu: 97}}
+train.runtime | it belongs to Kubeflow Pipelines | {train: {runtime: shutterline}}
 train.shm | it belongs to Kubeflow Pipelines | {train: {shm: 1Gi}}
 events | a path ends with its machine | {events: /e}
 train.env.SHUTTERLINE_EVENTS | only one can be meant | {train: {env: {SHUTTERLINE_EVENTS: 'gs://a/b'}}}

@@ -53,11 +53,12 @@ def test_all_that_an_example_says_is_what_its_steps_get(capsys: pytest.CaptureFi
     assert said["target"] == platform_of(file)
 
 
-def test_there_is_an_example_for_each_card_and_for_a_stock_installation_spot_capacity_and_secrets() -> None:
+def test_there_is_an_example_for_each_card_and_for_a_stock_installation_spot_capacity_nodes_and_secrets() -> None:
     cards = {
         f"{target}-{card}" for target in ("kubeflow", "vertex") for card in ("t4", "l4", "a100", "h100", "secrets")
     }
-    assert {file.stem for file in example_files()} == cards | {"kubeflow-spot", "kubeflow-standard", "vertex-nodes"}
+    more = {"kubeflow-nodes", "kubeflow-spot", "kubeflow-standard", "vertex-nodes"}
+    assert {file.stem for file in example_files()} == cards | more
 
 
 def test_on_a_stock_installation_checkpoints_and_events_are_beside_the_artifacts(tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""Data prep as a KFP component that also says where the dataset is, for a step that has others read it there."""
+
+# No postponed annotations here: kfp reads the artifact types from them.
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Output, OutputPath
+
+from components.shared.container_images import image_of
+
+
+@dsl.component(base_image=image_of("data-prep"), install_kfp_package=False)
+def data_prep(
+    params: str,
+    data: str,
+    dataset: Output[Dataset],
+    dataset_location: Output[Artifact],
+    dataset_sha256: OutputPath(str),  # type: ignore[valid-type] # kfp's notation
+) -> None:
+    """Make a dataset directory from images: resized, split, checked.
+
+    Args:
+        params: The run's params as one JSON text.
+        data: Folder of images or IDX files: a path or a bucket's URI.
+        dataset: The dataset directory.
+        dataset_location: Where that is kept, and its SHA-256, as JSON.
+        dataset_sha256: Its SHA-256, by which a cache knows it again.
+    """
+    from pathlib import Path
+
+    from components.data_prep.step import prepare_staged
+    from components.shared.artifacts.artifact import manifest_digest
+    from components.shared.artifacts.dataset import DATASET
+    from components.shared.files import write_json
+    from components.shared.run import step_run
+    from components.shared.staging import addresses_of
+    from components.shared.step import metadata_of, run_step
+    from components.shared.storage.location import parse_location
+
+    output = Path(dataset.path)
+    _, record = run_step(
+        "data-prep",
+        params,
+        lambda checked, emit: prepare_staged(data=parse_location(data), dataset=output, params=checked, emit=emit),
+        lambda: step_run(output, in_pipeline=True, artifact=dataset.uri),
+        addresses_of((dataset.path, dataset.uri)),
+    )
+    dataset.metadata.update(metadata_of(record))
+    digest = manifest_digest(output, DATASET)
+    Path(dataset_sha256).write_text(digest, encoding="utf-8")
+    write_json(Path(dataset_location.path), {"uri": dataset.uri, "sha256": digest})
