@@ -104,11 +104,11 @@ class TrainerStatusServer:
         if not status:
             status, answer = self._answer(handler, data)
         text = json.dumps(answer).encode()
+        self._count(status)  # before the client, which reads no more than the status, can go on
         handler.send_response(status)
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(text)), **headers}.items():
             handler.send_header(name, value)
         handler.end_headers()
-        self._count(status)
         handler.wfile.write(text)
 
     def _count(self, status: int) -> None:
