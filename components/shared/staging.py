@@ -41,7 +41,8 @@ SCRATCH_VARIABLE = "SHUTTERLINE_SCRATCH"
 # pod, and a path would read as if somebody could open it.
 POD = "pod:"
 _CREDENTIALS_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
-_VERTEX_VARIABLE = "VERTEX_AI_PIPELINES_RUN_LABELS"  # set by Vertex AI, where /gcs is the bucket itself, mounted
+# Set by Vertex AI in a pipeline's steps and on a custom job's machines, where /gcs is the bucket itself, mounted.
+_VERTEX_VARIABLES = ("VERTEX_AI_PIPELINES_RUN_LABELS", "CLUSTER_SPEC")
 _LOG_SECONDS = 10.0
 _STATUS_SECONDS = 5.0
 
@@ -103,7 +104,7 @@ def addresses_of(*artifacts: tuple[str, str]) -> dict[str, str]:
     known: dict[str, str] = {}
     for path, uri in artifacts:
         if uri and uri != path:
-            is_mounted = _VERTEX_VARIABLE in os.environ and uri.startswith("gs://")
+            is_mounted = uri.startswith("gs://") and any(name in os.environ for name in _VERTEX_VARIABLES)
             known[str(PurePath(path).parent)] = uri.rpartition("/")[0] if is_mounted else POD
             known[path] = uri
     return known

@@ -44,6 +44,7 @@ from components.shared.run import RUN_VARIABLE
 from components.shared.signals import Terminated, not_ignored, sigterm_raises
 from components.shared.staging import SCRATCH_VARIABLE
 from components.shared.text import first_line
+from components.train.worker_pools import name_nodes
 
 R = TypeVar("R")
 
@@ -84,6 +85,11 @@ class Launch:
 
         What the params warn of, and what is wrong with them (None), is reported where the step begins.
         """
+        try:
+            name_nodes()
+        except InputError as error:
+            self.failure = error
+            return None
         is_node = os.environ.get(_NODES_VARIABLE, "") not in ("", "1", "1:1")  # one of several, says the platform
         # RANK and WORLD_SIZE alone, as Vertex AI sets them, are of nodes: one process of each may join as it is.
         is_member = is_started_by_elastic() or (in_group() and "LOCAL_RANK" in os.environ)

@@ -27,10 +27,11 @@ def test_a_pods_paths_get_addresses(text: str, expected: str) -> None:
     assert Addresses(ON_KUBEFLOW).text(text) == expected
 
 
+@pytest.mark.parametrize("variable", ["VERTEX_AI_PIPELINES_RUN_LABELS", "CLUSTER_SPEC"])
 def test_on_vertex_the_bucket_is_mounted_so_that_what_is_beside_an_artifact_is_in_it(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    monkeypatch.setenv("VERTEX_AI_PIPELINES_RUN_LABELS", "{}")
+    monkeypatch.setenv(variable, "{}")
     known = addresses_of((f"/gcs/{TASK}/model", f"gs://{TASK}/model"))
     assert Addresses(known).text(f"/gcs/{TASK}/model-checkpoints") == f"gs://{TASK}/model-checkpoints"
 
