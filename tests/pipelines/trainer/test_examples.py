@@ -20,7 +20,7 @@ from tests.pipelines.conftest import ROOT, Environment
 from tests.pipelines.trainer.jobs import require_known, require_valid_pods, started
 
 FOLDER = ROOT / "pipelines" / "examples" / "trainer"
-MANIFESTS = sorted(FOLDER.glob("*.yaml"))
+TRAIN_JOB_FILES = sorted(FOLDER.glob("trainjob-*.yaml"))
 
 
 def manifest(file: Path) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def manifest(file: Path) -> dict[str, Any]:
 
 
 RUNTIME = manifest(FOLDER / "runtime.yaml")
-TRAIN_JOBS = {file.stem: manifest(file) for file in MANIFESTS if file.stem != "runtime"}
+TRAIN_JOBS = {file.stem: manifest(file) for file in TRAIN_JOB_FILES}
 (README,) = re.findall(r"```yaml\n(apiVersion: trainer.*?)```", (ROOT / "components" / "README.md").read_text(), re.S)
 TRAIN_JOBS["README"] = yaml.safe_load(README)
 
