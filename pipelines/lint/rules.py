@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from components.shared.errors import InputError, ParamsError
-from components.shared.events.redaction import REDACTED, names_a_secret, redact
 from components.shared.kubeflow.train_job import NodeSpec
 from components.shared.params.params import Params, parse
 from components.shared.params.source import from_json
@@ -27,19 +25,14 @@ from pipelines.compiled import (
     PlatformName,
     mapping,
 )
-from pipelines.lint.secrets import secrets_in
+from pipelines.lint.findings import Finding, Note, Rule, findings_of
+from pipelines.lint.images import local_images, unpinned_images
+from pipelines.lint.secrets import CREDENTIALS, names_credentials, secret_notes, secrets_in
 from pipelines.lint.view import Step, View, mappings, step_of, text
 from pipelines.settings.kubeflow import FIRST_RELEASE, SHM_PATH
 
-Severity = Literal["error", "warning"]
-
-_LONGEST = 500  # shown in a message, a longer text would only hide what it says
-_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
-_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
-_TAG = re.compile(r":([A-Za-z0-9_][A-Za-z0-9._-]{0,127})$")
 # Steps that KFP's driver does itself and for which no container is started.
 _DRIVER_OPERATIONS = ("argostub/createpvc", "argostub/deletepvc")
-_CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
 # Labels and taints of nodes that may be taken away: cloud.google.com/gke-spot, eks.amazonaws.com/capacityType: SPOT, …
 _SPOT = re.compile(r"(?<![a-z])(spot|preemptible)(?![a-z])", re.IGNORECASE)
 _SELDOM_MINUTES = 5
@@ -48,92 +41,26 @@ _HOUR_S = 3600
 _INPUTS = "root.inputDefinitions.parameters"
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong with a compiled pipeline, or may be.
-
-    Attributes:
-        rule: Id of the rule that found it.
-        severity: ``error``: a run fails, does something else than the file says, or gives a secret away; ``warning``:
-            it may.
-        steps: The steps it is about; empty: the whole.
-        where: Its paths in the file, such as ``deploymentSpec.executors.exec-train.container.image``.
-        message: What is wrong; never a secret.
-        advice: What to do.
-    """
-
-    rule: str
-    severity: Severity
-    steps: tuple[str, ...]
-    where: tuple[str, ...]
-    message: str
-    advice: str
-
-    def __str__(self) -> str:
-        """The finding in a line."""
-        about = ", ".join(self.steps or self.where[:3])
-        return f"{self.severity}: {about}: {self.message}; {self.advice} ({self.rule})"
-
-
-class Note(NamedTuple):
-    """One path where a rule finds something; notes that differ in path and value alone make one finding."""
-
-    severity: Severity
-    where: str
-    message: str
-    advice: str
-    value: str = ""
-
-
 def _secret_value(view: View) -> Iterator[Note]:
-    advice = (
-        "remove it and change the secret, because all who saw the file know it; keep it in a Kubernetes secret "
-        "(secret_env or secret_files in the settings) or in Secret Manager (a …_FILE variable with sm://projects/…)"
-    )
-    found = {where: what for where, what, _ in reversed(list(secrets_in(view)))}  # the first of each path
-    for where, what in reversed(found.items()):
-        yield Note("error", where, what, advice)
+    return secret_notes(view.documents, view.arguments)
 
 
-def _images(view: View) -> Iterator[tuple[str, str, str]]:
-    """Path, image, and its name for messages: what stands before an @ may be somebody's login."""
+def _images(view: View) -> Iterator[tuple[str, str]]:
     found = [
         (f"{step.where}.{'image_uri' if 'image_uri' in step.container else 'image'}", step.image) for step in view.steps
     ]
     found += [(step.nodes_where, text(step.nodes.get("image"))) for step in view.steps if step.nodes_text]
     for where, image in found:
         if not PLACEHOLDER.search(image) and image not in _DRIVER_OPERATIONS:
-            yield where, image, image if _DIGEST.search(image) else re.sub(r".*@(?!sha256:)", "…@", image)
+            yield where, image
 
 
 def _unpinned_image(view: View) -> Iterator[Note]:
-    advice = "name it by its digest, NAME@sha256:…; `shutterline compile --images` takes the digests of a build"
-    for where, image, shown in _images(view):
-        tag, message = _TAG.search(image.rpartition("/")[2]), ""
-        severity: Severity = "error"
-        if not image:
-            message = "the container has no image"
-        elif not _REFERENCE.fullmatch(image):
-            message = "no name of an image"
-        elif "@" in image:
-            message = "" if _DIGEST.search(image) else "no valid digest, which is sha256: and 64 hexadecimal digits"
-        elif tag is None or tag[1] == "latest":
-            message = "without a tag or with latest, it is whatever was pushed last"
-        else:
-            severity, message = "warning", "the image has a tag, which may be moved, and no digest"
-        if message:
-            yield Note(severity, where, message, advice, shown)
+    return unpinned_images(_images(view))
 
 
 def _local_image(view: View) -> Iterator[Note]:
-    advice = "push the image to a registry that the platform reaches, and name it by that: HOST/NAME@sha256:…"
-    for where, image, shown in _images(view):
-        host, slash, _ = image.partition("/")
-        if host.split(":")[0] in ("localhost", "127.0.0.1"):
-            yield Note("error", where, "the image is looked for on the machine that the step runs on", advice, shown)
-        elif slash and "." not in host and ":" not in host:  # python:3.11 and the like are Docker Hub's own
-            hub = f"{advice}; docker.io/ in front of it says that Docker Hub is meant"
-            yield Note("warning", where, "the image names no registry, so it is looked for on Docker Hub", hub, shown)
+    return local_images(_images(view))
 
 
 def _foreign_platform(view: View) -> Iterator[Note]:
@@ -301,30 +228,20 @@ def _model_location(view: View) -> Iterator[Note]:
 
 
 def _credentials_file(view: View) -> Iterator[Note]:
-    of_params = text(view.params.get(_CREDENTIALS))
+    of_params = text(view.params.get(CREDENTIALS))
     advice = "mount the secret there (secret_files in the settings), or use the pod's service account"
     if view.target == "vertex":
         advice = "leave it out: the step has its service account; secrets are read from sm://projects/…"
     for step in view.steps:
-        given = [*step.environment, (f"{step.where}", _CREDENTIALS, of_params)]
+        given = [*step.environment, (f"{step.where}", CREDENTIALS, of_params)]
         for where, name, path in given:
-            of_kafka = name.startswith("KAFKA_SSL_") and name.endswith("FILE")
-            secret = name.endswith("_FILE") and names_a_secret(name.removesuffix("_FILE"))
-            if not (name == _CREDENTIALS or of_kafka or secret) or not _is_path(path):
+            if not names_credentials(name) or not _is_path(path):
                 continue
             if not PurePosixPath(path).is_relative_to("/etc/ssl") and _missing_at(view, step, path, *_PROVIDING):
                 yield Note("error", where, f"{name} names the file {path}, which nothing mounts", advice)
 
 
-class Rule(NamedTuple):
-    """A rule: its id, what it looks for, in a line, and what finds it."""
-
-    id: str
-    title: str
-    check: Callable[[View], Iterable[Note]]
-
-
-RULES = (
+RULES: tuple[Rule[View], ...] = (
     Rule("secret-value", "values of secrets", _secret_value),
     Rule("unpinned-image", "images without a digest", _unpinned_image),
     Rule("local-image", "images that a cluster hardly can pull", _local_image),
@@ -356,25 +273,5 @@ def lint(pipeline: CompiledPipeline, target: PlatformName | None) -> list[Findin
         target: The platform that it shall run on; None: the one it says, or else any, without what depends on that.
     """
     view = View(pipeline, target or pipeline.target)
-    # Without short plain text such as "train", which messages have of themselves; longest first.
-    secrets = {value for _, _, value in secrets_in(view) if len(value) >= (8 if value.isalpha() else 4)}
-
-    def shown(text: str) -> str:
-        for secret in sorted(secrets, key=len, reverse=True):
-            text = text.replace(secret, REDACTED)
-        # Of a foreign file nothing reaches a terminal that could steer it, or that no encoding has.
-        text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in redact(text))
-        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-    findings = []
-    for rule in RULES if view.is_ours else _FOR_ANY:
-        groups: dict[tuple[Severity, str, str], list[Note]] = {}
-        for note in rule.check(view):
-            groups.setdefault((note.severity, note.message, note.advice), []).append(note)
-        for (severity, message, advice), notes in groups.items():
-            where = tuple(dict.fromkeys(shown(note.where) for note in notes))
-            steps = tuple(dict.fromkeys(step for path in where if (step := step_of(path))))
-            values = ", ".join(dict.fromkeys(note.value for note in notes if note.value))
-            text = shown(f"{message}: {values}" if values else message)
-            findings.append(Finding(rule.id, severity, steps, where, text, shown(advice)))
-    return sorted(findings, key=lambda finding: finding.severity != "error")
+    secrets = (value for _, _, value in secrets_in(view.documents, view.arguments))
+    return findings_of(RULES if view.is_ours else _FOR_ANY, view, secrets, step_of)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pipelines.compiled import NAMING_KEYS, child, mapping, texts
-from pipelines.lint.view import View
+from components.shared.events.redaction import names_a_secret
+from pipelines.compiled import NAMING_KEYS, child, texts
+from pipelines.lint.findings import Note
 from pipelines.secret_texts import is_secret, name_of_label, secret_shape
 
 _OPTION = re.compile(r"--?([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
@@ -15,14 +16,38 @@ _OPTION = re.compile(r"--?([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
 _SETTING = re.compile(r"(?:^|[\s;&|'\"])([A-Za-z_][A-Za-z0-9_]*)=(['\"]?)([^\s'\";&|]+)")
 _SOURCE = re.compile(r"^\s*(?:def|import|from|class) ", re.MULTILINE)
 
+CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
+_ADVICE = (
+    "remove it and change the secret, because all who saw the file know it; keep it in a Kubernetes secret "
+    "(secret_env or secret_files in the settings) or in Secret Manager (a …_FILE variable with sm://projects/…)"
+)
+# Parts of a file, each with its path.
+Parts = Iterable[tuple[str, Any]]
 
-def secrets_in(view: View) -> Iterator[tuple[str, str, str]]:
+
+def names_credentials(variable: str) -> bool:
+    """Whether a variable's value is the path of a file of credentials, by its name."""
+    of_kafka = variable.startswith("KAFKA_SSL_") and variable.endswith("FILE")
+    secret = variable.endswith("_FILE") and names_a_secret(variable.removesuffix("_FILE"))
+    return variable == CREDENTIALS or of_kafka or secret
+
+
+def secret_notes(documents: Parts, arguments: Parts) -> Iterator[Note]:
+    """The rule ``secret-value`` of documents, and of lists of a command's arguments."""
+    found: dict[str, str] = {}
+    for where, what, _ in secrets_in(documents, arguments):
+        found.setdefault(where, what)  # the first of each path
+    for where, what in found.items():
+        yield Note("error", where, what, _ADVICE)
+
+
+def secrets_in(documents: Parts, arguments: Parts) -> Iterator[tuple[str, str, str]]:
     """Literal values of secrets: path, what it is, the value.
 
     Whatever stands under a name that says so, also inside JSON texts, options and a shell's lines; anywhere: private
     keys, access keys and tokens of well-known shapes, URLs with a password.
     """
-    for document, where in ((view.pipeline.spec, ""), (mapping(view.pipeline.platforms), "platforms")):
+    for where, document in documents:
         for path, name, value in texts(document, where):
             if name in NAMING_KEYS:
                 continue
@@ -30,9 +55,8 @@ def secrets_in(view: View) -> Iterator[tuple[str, str, str]]:
                 yield path, f"{name} holds a secret's value", value
             elif (shape := secret_shape(value)) is not None:
                 yield path, f"here is {shape[0]}", shape[1]
-    for step in view.steps:
-        for part in ("command", "args"):
-            yield from _in_arguments(f"{step.where}.{part}", step.container.get(part))
+    for where, given in arguments:
+        yield from _in_arguments(where, given)
 
 
 def _in_arguments(where: str, arguments: Any) -> Iterator[tuple[str, str, str]]:

@@ -135,6 +135,18 @@ class View:
                 for path, each in (found or {inside: container}).items():
                     yield Step(path, each, f"platforms.kubernetes.{where}", pod, *tasks.get(label, ("", {})))
 
+    @property
+    def documents(self) -> list[tuple[str, Any]]:
+        """What the file holds, each part with its path."""
+        return [("", self.pipeline.spec), ("platforms", mapping(self.pipeline.platforms))]
+
+    @property
+    def arguments(self) -> list[tuple[str, Any]]:
+        """The commands' arguments, each list with its path."""
+        return [
+            (f"{step.where}.{part}", step.container.get(part)) for step in self.steps for part in ("command", "args")
+        ]
+
     def default(self, name: str) -> str:
         """The default of an input of the pipeline; empty: none."""
         return text(mapping(self.pipeline.inputs.get(name)).get("defaultValue"))

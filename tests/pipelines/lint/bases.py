@@ -14,7 +14,8 @@ import yaml
 
 from pipelines.cli import main
 from pipelines.compiled import PlatformName, documents_of, read_compiled
-from pipelines.lint.rules import Finding, lint
+from pipelines.lint.findings import Finding
+from pipelines.lint.rules import lint
 
 Document = dict[str, Any]
 DIGEST = "sha256:" + "a1" * 32
