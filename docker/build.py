@@ -27,7 +27,13 @@ from sizes import show, size_of
 
 ROOT = Path(__file__).resolve().parent.parent
 # Each image's locked requirements; predict is evaluate under another name.
-LOCKED = {"data-prep": "data-prep", "train": "train", "evaluate": "evaluate", "predict": "evaluate"}
+LOCKED = {
+    "data-prep": "data-prep",
+    "train": "train",
+    "train-job": "train-job",
+    "evaluate": "evaluate",
+    "predict": "evaluate",
+}
 # 1980, the first year that every archive format knows.
 _EPOCH = os.environ.get("SOURCE_DATE_EPOCH", "315532800")
 # What the Dockerfile takes. Copied out, so that wheels from elsewhere can be beside it.

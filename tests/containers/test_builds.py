@@ -14,7 +14,7 @@ from tests.containers.engine import HARDENED, Docker, script
 
 pytestmark = pytest.mark.containers
 
-LIMITS_MB = {"data-prep": 230, "train": 420, "evaluate": 330, "predict": 330}
+LIMITS_MB = {"data-prep": 230, "train": 420, "train-job": 130, "evaluate": 330, "predict": 330}
 
 # Prints every file below two folders: what it is, whose, from when, and its content.
 _TREE = """
@@ -63,5 +63,6 @@ def test_no_image_is_larger_than_it_may_be(images_file: Path, record_property: A
         assert (sizes[step]["cuda"] > 0) is (step == "train")
         assert above == pytest.approx(sizes[step]["above_base"], abs=1), "the engine's history says the same"
         assert above - sizes[step]["cuda"] <= LIMITS_MB[step], sizes[step]
+    assert sizes["train-job"]["above_base"] - sizes["data-prep"]["above_base"] <= 30
     assert done.code == 0
     record_property(SIZES, script("sizes.py", images_file).out)

@@ -14,6 +14,8 @@ from tests.examples import write_digits, write_params
 pytestmark = pytest.mark.containers
 
 STEPS = pytest.mark.parametrize("step", IMAGE_STEPS)
+# The pipeline alone starts the step that has several nodes train.
+COMMANDS = pytest.mark.parametrize("step", [step for step in IMAGE_STEPS if step != "train-job"])
 OPTIONS = {
     "data-prep": ["--data", "/data", "--dataset", "/runs/dataset"],
     "train": ["--dataset", "/dataset", "--model", "/runs/model"],
@@ -22,7 +24,7 @@ OPTIONS = {
 }
 
 
-@STEPS
+@COMMANDS
 def test_help_tells_mounts_environment_and_exit_codes(docker_engine: Docker, images: Images, step: ImageStep) -> None:
     ended = docker_engine.run(images[step], "--help")
 
@@ -33,7 +35,7 @@ def test_help_tells_mounts_environment_and_exit_codes(docker_engine: Docker, ima
     assert ("--gpus all" in ended.out) is (step == "train")
 
 
-@STEPS
+@COMMANDS
 def test_what_is_missing_or_wrong_is_one_line(
     docker_engine: Docker, images: Images, step: ImageStep, tmp_path: Path
 ) -> None:
@@ -98,6 +100,7 @@ def test_a_pipelines_components_import_in_their_images(docker_engine: Docker, im
     modules = {
         "data-prep": "components.data_prep.step, components.exit_step.step, components.shared.storage.fetch",
         "train": "components.train.step, components.shared.storage.fetch, torch.utils.tensorboard",
+        "train-job": "components.train_job.step, components.shared.storage.fetch, kubernetes.client",
         "evaluate": "components.evaluate.step, components.shared.storage.fetch",
         "predict": "components.predict.step, components.shared.storage.fetch",
     }

@@ -86,6 +86,21 @@ def test_the_claim_and_the_job_that_hands_it_over_conform_and_fit_the_examples(v
         assert "sub_path" not in file.read_text(), "the job would have to hand over the same directory"
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_role_of_the_step_that_has_nodes_train_conforms(version: str) -> None:
+    role, binding = yaml.safe_load_all((MANIFESTS.parent / "trainer" / "role.yaml").read_text())
+
+    for manifest in (role, binding):
+        kubernetes_validate.validate(manifest, version, strict=True)
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert [(subject["kind"], subject["name"]) for subject in binding["subjects"]] == [
+        ("ServiceAccount", "pipeline-runner")
+    ]
+    assert not {"secrets", "*"} & {
+        each for rule in role["rules"] for key in ("resources", "verbs") for each in rule[key]
+    }
+
+
 def test_the_schemas_refuse_what_is_wrong(tmp_path: Path) -> None:
     pipeline = compiled(tmp_path)
     wrong = pods(pipeline)["exec-train"]

@@ -17,6 +17,7 @@ HEAVY = [
     *("torch._dynamo", "torch._inductor", "torch.fx.experimental.symbolic_shapes", "sympy", "triton", "networkx"),
     *("torchvision", "torch.utils.tensorboard", "boto3", "onnx", "onnxruntime", "onnxscript", "jinja2"),
     *("google.cloud.storage", "google.cloud.pubsub_v1", "kafka", "mlflow", "kfp"),
+    *("components.train_job", "kubernetes"),
 ]
 
 

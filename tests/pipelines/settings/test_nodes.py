@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from components.shared.kubeflow.train_job import NodeSpec, RuntimeRef
 from components.shared.version import __version__
 from pipelines.cli import main
 from pipelines.compiled import CompiledPipeline
+from tests.pipelines.conftest import ROOT
 from tests.pipelines.settings.compiling import at, compiled_with, places_of, write_settings
 from tests.pipelines.settings.test_fields import KUBEFLOW, everything_said
 
@@ -93,14 +95,22 @@ def test_the_dataset_is_named_and_not_brought(pipeline: CompiledPipeline) -> Non
     assert {at(entry, "taskOutputArtifact/outputArtifactKey") for entry in evaluated.values()} == {"dataset", "model"}
 
 
-@pytest.mark.parametrize("said", [{}, {"nodes": None}, {"nodes": 1}, {"nodes": 1, "runtime": "shutterline"}])
-def test_one_node_is_what_it_was(tmp_path: Path, said: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    pipeline = compiled_with(tmp_path, "kubeflow", {"train": said})
+def test_one_node_is_what_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline = compiled_with(tmp_path, "kubeflow", {"train": {"nodes": 1, "runtime": "shutterline"}})
     train = places_of(pipeline, "train")
     assert train["container"]["image"] == f"shutterline/train:{__version__}"
     assert set(train["task"]["inputs"]["artifacts"]) == {"dataset"}
     assert "nodes" not in train["task"]["inputs"]["parameters"]
-    assert ("runtime: has no effect with one node" in capsys.readouterr().err) == ("runtime" in said)
+    assert "warning: train.runtime: has no effect with one node" in capsys.readouterr().err
+
+
+def test_a_pipeline_of_one_node_is_made_without_anything_of_this() -> None:
+    made = "from pipelines.image_classifier import pipeline_for; pipeline_for(lambda step, task: None)"
+    asked = "import sys; print(*(name for name in sys.modules if 'train_job' in name or 'located' in name))"
+    done = subprocess.run([sys.executable, "-c", f"{made}; {asked}"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+    for image in ("data-prep", "train", "evaluate"):
+        assert "\nkubernetes==" not in (ROOT / "requirements" / f"{image}.txt").read_text(), image
 
 
 def test_what_each_node_gets_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,13 +121,6 @@ def test_what_each_node_gets_by_default(tmp_path: Path, capsys: pytest.CaptureFi
     warned = capsys.readouterr().err
     assert "warning: train.pull_policy: Trainer takes none of a TrainJob" in warned
     assert "warning: checkpoints: are named nowhere" in warned
-
-
-def test_a_location_of_checkpoints_beside_the_settings_is_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    compiled_with(tmp_path, "kubeflow", {"train": {"nodes": 2}}, "--checkpoints", "gs://a-bucket/x")
-    assert "checkpoints" not in capsys.readouterr().err
 
 
 def test_more_variables_than_trainer_takes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,8 +140,19 @@ def test_a_build_of_images_without_that_of_the_step_that_waits_serves_one_node(
     }
     images, output = tmp_path / "images.json", tmp_path / "pipeline.yaml"
     images.write_text(json.dumps({"schema_version": 1, "version": __version__, "images": built}))
-    settings = write_settings(tmp_path / "settings.yaml", {"checkpoints": "auto", "train": {"nodes": nodes}})
-    options = ["--settings", str(settings), "--images", str(images), "-o", str(output)]
+    settings = write_settings(tmp_path / "settings.yaml", {"train": {"nodes": nodes}})
+    options = [
+        "--settings",
+        str(settings),
+        "--images",
+        str(images),
+        "-o",
+        str(output),
+        "--checkpoints",
+        "gs://a-bucket",
+    ]
     assert main(["compile", "--target", "kubeflow", *options]) == (0 if nodes == 1 else 2)
-    assert ("names no image of train-job" in capsys.readouterr().err) == (nodes == 2)
+    error = capsys.readouterr().err
+    assert ("names no image of train-job" in error) == (nodes == 2)
+    assert "warning: checkpoints" not in error, "the command line names them"
     assert output.exists() == (nodes == 1)
