@@ -48,6 +48,10 @@ class PlatformUnavailableError(ShutterlineError):
     """Kubeflow or Vertex AI was asked again and again, and does not answer."""
 
 
+class TrainJobError(ShutterlineError):
+    """The TrainJob that trains for a step failed, was deleted, or took too long; the message says why."""
+
+
 class RetryableError(Exception):
     """The same request may succeed later, perhaps after as many seconds as the service asks to wait.
 

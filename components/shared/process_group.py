@@ -24,6 +24,7 @@ from components.shared.errors import (
 from components.shared.files import write_json
 from components.shared.strict_json import read_json
 
+PROCESSES_VARIABLE = "SHUTTERLINE_PROCESSES"  # of a pipeline's step on each node: a number, or auto
 OUTCOMES_VARIABLE = "SHUTTERLINE_GROUP_OUTCOMES"  # the launcher's: the directory
 _RESTARTED_CLEAN = "restarted-clean"  # there
 _NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")

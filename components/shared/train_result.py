@@ -19,7 +19,11 @@ PathT = TypeVar("PathT", bound=AnyPath)
 
 @dataclass(frozen=True)
 class TrainResult(Generic[PathT]):
-    """What a training run made; its train loss is the last epoch's, its seconds are of all attempts together."""
+    """What a training run made; its train loss is the last epoch's, its seconds are of all attempts together.
+
+    Attributes:
+        mlflow_run: Id of the MLflow run that has its figures, where another process has recorded it.
+    """
 
     model: PathT
     checkpoints: PathT
@@ -31,9 +35,12 @@ class TrainResult(Generic[PathT]):
     images_per_second: float
     seconds: float
     device: str
+    mlflow_run: str | None = None
 
     @classmethod
-    def of_model(cls, manifest: ModelManifest, model: PathT, checkpoints: PathT, resumed_from: str | None) -> Self:
+    def of_model(
+        cls, manifest: ModelManifest, model: PathT, checkpoints: PathT, resumed_from: str | None, mlflow_run: str | None
+    ) -> Self:
         """The result of the training that has published a model.
 
         Args:
@@ -41,12 +48,12 @@ class TrainResult(Generic[PathT]):
             model: Where it is.
             checkpoints: Where the training keeps its checkpoints.
             resumed_from: The position of the checkpoint that it went on from; None: it began anew.
+            mlflow_run: Id of the MLflow run that has its figures; None: there is none.
         """
         made = manifest.provenance
         return cls(
             model=model,
             checkpoints=checkpoints,
-            resumed_from=resumed_from,
             selection=manifest.selection,
             train_loss=manifest.history[-1].train_loss,
             epochs=len(manifest.history),
@@ -54,6 +61,8 @@ class TrainResult(Generic[PathT]):
             images_per_second=made.images_per_second,
             seconds=made.seconds,
             device=made.device,
+            resumed_from=resumed_from,
+            mlflow_run=mlflow_run,
         )
 
     @property
@@ -81,7 +90,7 @@ class TrainResult(Generic[PathT]):
         """The result as the step's last status event."""
         metrics = self.metrics | {"train_loss": self.train_loss, "images_per_second": self.images_per_second}
         artifacts = {"model": str(self.model), "checkpoints": str(self.checkpoints)}
-        return Succeeded(seconds=seconds, metrics=metrics, artifacts=artifacts)
+        return Succeeded(seconds=seconds, metrics=metrics, artifacts=artifacts, mlflow_run=self.mlflow_run)
 
 
 def write_outputs(result: Reported, model: Path, *, metrics: str, learning_curves: str, model_sha256: str) -> None:

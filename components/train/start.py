@@ -33,6 +33,7 @@ from components.shared.logs import step_logger
 from components.shared.params.gate import check_gate
 from components.shared.params.params import Params
 from components.shared.params.recipes import describe_recipe, rate_of_recipe
+from components.shared.params.training_id import RESUMED
 from components.shared.process_group import in_group
 from components.shared.seeds import derived_seed
 from components.train.batch_size import ChosenBatchSize, largest_batch, on_cpu, on_gpu
@@ -147,7 +148,7 @@ def start_trainer(
     trainer.precision.set_flags()
     _describe(inputs, trainer, compiling, recipe, is_trial=is_trial)
     if found is not None:
-        _log.info("going on from a checkpoint of %s", found.manifest.position)
+        _log.info("%s%s", RESUMED, found.manifest.position)
         if found.manifest.num_epochs != params.num_epochs and group.is_first and trainer.position.stopped:
             epoch = trainer.position.epoch - 1
             message = "num_epochs is %d, and early stopping had ended the run after epoch %d"

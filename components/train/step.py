@@ -25,7 +25,7 @@ from components.shared.logs import step_logger
 from components.shared.params.params import Params, parse
 from components.shared.params.source import read_raw
 from components.shared.params.training_id import training_id
-from components.shared.process_group import has_restarted_clean, is_rank_zero, leave_outcome, member
+from components.shared.process_group import PROCESSES_VARIABLE, has_restarted_clean, is_rank_zero, leave_outcome, member
 from components.shared.run import AUTO, checkpoints_of_run, events_of_checkpoints, run_of_artifact, step_run
 from components.shared.signals import Terminated
 from components.shared.staging import Staging, addresses_of
@@ -42,8 +42,6 @@ from components.train.launch import IN_PIPELINE, Launch
 if TYPE_CHECKING:
     from components.classifier.check import Checked
     from components.train.group import Group
-
-PROCESSES_VARIABLE = "SHUTTERLINE_PROCESSES"
 
 _log = step_logger("train")
 

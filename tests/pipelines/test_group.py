@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from components.shared.events.spool import events_in
+from components.shared.process_group import PROCESSES_VARIABLE
 from components.shared.step import StepFailed
 from components.train.__main__ import main as train
-from components.train.step import PROCESSES_VARIABLE, PipelineStep
+from components.train.step import PipelineStep
 from tests.examples import SMALL, write_digits, write_params
 from tests.peers.gcs import GcsBucket
 from tests.pipelines.conftest import Environment, Shutterline

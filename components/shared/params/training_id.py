@@ -1,4 +1,4 @@
-"""What two runs share that compute the same: their checkpoints, and the directory of these."""
+"""What two runs share that compute the same: their checkpoints, and the directory of these; how far one is."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ FREE = OF_THE_DATASET | frozenset(
     "keep_checkpoints compile step gradient_checkpointing data_placement gate baseline publish_uri recipe".split()
 )
 
+# What a training logs that goes on, before the checkpoint's position.
+RESUMED = "going on from a checkpoint of "
+
 
 def training_id(params: Params, dataset_sha256: str) -> str:
     """Name for what a training computes: 16 hexadecimal digits, the same where a run may go on from the other's.
@@ -26,3 +29,10 @@ def training_id(params: Params, dataset_sha256: str) -> str:
     """
     free = FREE if schedules_of_run_length(params) else FREE | {"num_epochs"}
     return hashlib.sha256(f"{params.digest(without=free)} {dataset_sha256}".encode()).hexdigest()[:16]
+
+
+def position(epoch: int, batch: int, *, finished: bool) -> str:
+    """How far a training is, for people: before a batch of an epoch, from 0 and from 1; or it is finished."""
+    if finished:
+        return f"its end, after epoch {epoch - 1}"
+    return f"epoch {epoch}, batch {batch}" if batch else f"the beginning of epoch {epoch}"

@@ -22,6 +22,7 @@ from pydantic import Field
 
 from components.shared.artifacts.artifact import FileRecord, Record
 from components.shared.files import read_regular, replacing, sha256_of, write_atomically
+from components.shared.params.training_id import position
 from components.shared.strict_json import MAX_BYTES, parse_json
 from components.shared.text import first_line
 
@@ -53,9 +54,7 @@ class CheckpointManifest(Record):
     @property
     def position(self) -> str:
         """How far the run was, for people."""
-        if self.finished:
-            return f"its end, after epoch {self.epoch - 1}"
-        return f"epoch {self.epoch}, batch {self.batch}" if self.batch else f"the beginning of epoch {self.epoch}"
+        return position(self.epoch, self.batch, finished=self.finished)
 
     @property
     def num_epochs(self) -> int:

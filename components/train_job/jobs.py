@@ -1,0 +1,296 @@
+"""The TrainJobs of one run's training: which there are, what is needed to make one, made and deleted.
+
+Their labels name run, step, attempt, and a digest of all that they were made of, by which a repeated attempt of the
+step knows the job that it may take up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from components.shared.errors import PlatformRefusedError, PlatformUnavailableError, RetryableError
+from components.shared.events.status_lines import LOG, STATUS_VARIABLE
+from components.shared.kubeflow.train_job import API_VERSION, GROUP, NODE, NodeSpec, train_job
+from components.shared.retry import OutOfTimeError, TimeLeft, bounded, retried
+from components.shared.run import POD_NAME_VARIABLE, RUN_VARIABLE
+from components.train_job.api import Api, ApiError
+from components.train_job.status import JOB_LABEL, failure_message, is_being_deleted
+
+RUN_LABEL, STEP_LABEL = "shutterline/run", "shutterline/step"
+ATTEMPT_LABEL, SPEC_LABEL = "shutterline/attempt", "shutterline/spec"
+ROLE = "pipelines/examples/trainer/role.yaml"
+RUNTIME = "pipelines/examples/trainer/runtime.yaml"
+
+_STEP = "train"
+_KIND = "trainjobs"
+_LONGEST_LABEL = 63
+# What a request that was under way is given when the step is interrupted.
+_UNDER_WAY_S = 5.0
+# What is warned of where it is not allowed, by the right.
+_WITHOUT = {
+    ("list", "pods", ""): "why pods wait and how they ended, and the log",
+    ("get", "pods", "log"): "the log of the pods, and progress beyond Trainer's own percentage",
+    ("get", "jobs", ""): "exit codes of pods that are gone",
+}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Rights:
+    """What the step may see besides TrainJobs."""
+
+    pods: bool
+    log: bool
+    jobs: bool
+
+
+class TrainJobs:
+    """The TrainJobs of a run's training, each made of the same arguments and nodes.
+
+    Every method but :meth:`get`, :meth:`pods` and :meth:`delete` makes a request again until it is answered, and raises
+    PlatformRefusedError, in a line that says what to do, and PlatformUnavailableError.
+    """
+
+    def __init__(self, api: Api, log: logging.Logger, run: str, spec: NodeSpec, arguments: Sequence[str]) -> None:
+        self._api, self._pace, self._log = api, api.pace, log
+        self._run, self._spec, self._arguments = run, spec, arguments
+        self._env = {STATUS_VARIABLE: LOG, RUN_VARIABLE: run}
+        made_of = json.dumps([list(arguments), spec.to_json(), self._env], sort_keys=True)
+        self._digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
+
+    def found(self) -> list[dict[str, Any]]:
+        """Those that are there, the newest attempt first."""
+        selector = f"{RUN_LABEL}={label_of(self._run)},{STEP_LABEL}={_STEP}"
+        answer = self._asked(lambda: self._list(self._api.path(API_VERSION, _KIND), selector))
+        return sorted(answer, key=_attempt_of, reverse=True)
+
+    def is_own(self, job: Mapping[str, Any]) -> bool:
+        """Whether a job was made of the same."""
+        return (job["metadata"].get("labels") or {}).get(SPEC_LABEL) == self._digest
+
+    def manifest(self, attempt: int) -> dict[str, Any]:
+        """A new job of the run; with the workflow that the step's pod is of it is deleted."""
+        labels = {RUN_LABEL: label_of(self._run), STEP_LABEL: _STEP, ATTEMPT_LABEL: str(attempt)}
+        return train_job(
+            f"{_STEP}-{hashlib.sha256(self._run.encode()).hexdigest()[:8]}-{attempt}",
+            self._spec,
+            self._arguments,
+            namespace=self._api.namespace,
+            labels=labels | {SPEC_LABEL: self._digest},
+            env=self._env,
+            owner=self._owner(),
+        )
+
+    def _owner(self) -> dict[str, Any] | None:
+        """The Argo workflow that owns the step's pod, as an owner of the job."""
+        pod = os.environ.get(POD_NAME_VARIABLE, "")
+        if not pod:
+            return None
+        try:
+            document = retried(lambda left: self._api.request("GET", self._api.path("v1", "pods", pod)), *self._within)
+        except (ApiError, OutOfTimeError) as error:
+            self._log.warning("the TrainJob is not deleted with its run: the step's own pod cannot be read: %s", error)
+            return None
+        for owner in document["metadata"].get("ownerReferences") or ():
+            if owner.get("kind") == "Workflow":
+                return {key: owner[key] for key in ("apiVersion", "kind", "name", "uid")}
+        return None
+
+    def rights(self) -> Rights:
+        """What the step may see; what it cannot do without is refused, what it can is warned of."""
+        for verb in ("get", "delete"):
+            if not self._may(verb, GROUP, _KIND):
+                raise PlatformRefusedError(
+                    f"the pod's service account may not {verb} {_KIND} of {GROUP} in the namespace "
+                    f"{self._api.namespace}; {_role()}"
+                )
+        missing = []
+        for (verb, kind, part), what in _WITHOUT.items():
+            if not self._may(verb, "batch" if kind == "jobs" else "", kind, part):
+                missing.append((kind, part))
+                right = f"{verb} {kind}{f'/{part}' if part else ''}"
+                self._log.warning("the pod's service account may not %s, so there is not: %s; %s", right, what, _role())
+        has_pods = ("pods", "") not in missing
+        return Rights(has_pods, has_pods and ("pods", "log") not in missing, ("jobs", "") not in missing)
+
+    def _may(self, verb: str, group: str, kind: str, part: str = "") -> bool:
+        asked = {"namespace": self._api.namespace, "verb": verb, "group": group, "resource": kind, "subresource": part}
+        version = "authorization.k8s.io/v1"
+        body = {
+            "apiVersion": version,
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {key: value for key, value in asked.items() if value}},
+        }
+        path = f"/apis/{version}/selfsubjectaccessreviews"
+        answer = self._asked(lambda: self._api.request("POST", path, body))
+        return bool((answer.get("status") or {}).get("allowed"))
+
+    def try_out(self, manifest: Mapping[str, Any]) -> None:
+        """See that a job could be made, without making it: by the cluster's own checks, Trainer's webhooks included."""
+        query = {"dryRun": "All", "fieldValidation": "Strict"}
+        path = self._api.path(API_VERSION, _KIND)
+        self._asked(lambda: self._api.request("POST", path, manifest, query))
+
+    def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a job; where the answer was lost, the one that is there.
+
+        An interruption waits for a request that is under way, so that whoever deletes the job then finds it.
+        """
+        path, name = self._api.path(API_VERSION, _KIND), manifest["metadata"]["name"]
+        answered = threading.Event()
+
+        def post() -> dict[str, Any]:
+            try:
+                return self._api.request("POST", path, manifest, {"fieldValidation": "Strict"})
+            finally:
+                answered.set()
+
+        def attempt() -> dict[str, Any]:
+            answered.clear()
+            try:
+                return bounded(post, 2 * self._pace.answer_s)
+            except TimeoutError as error:
+                raise RetryableError(str(error)) from error
+            except ApiError as error:
+                if error.status != 409:
+                    raise
+                there = self.get(name)
+                if there is None or not self.is_own(there):
+                    raise
+                return there
+            except RetryableError:
+                raise
+            except BaseException:  # a signal
+                answered.wait(min(_UNDER_WAY_S, self._pace.answer_s))
+                raise
+
+        return self._asked(attempt)
+
+    def await_gone(self, names: Sequence[str]) -> None:
+        """Wait, for so long as `gone_s`, until jobs that are being deleted are gone: they write where the next does."""
+        end = time.monotonic() + self._pace.gone_s
+        left = list(names)
+        if left:
+            self._log.info("waits for the end of TrainJob %s, which is being deleted", ", ".join(left))
+        while left := [name for name in left if self._asked(partial(self.get, name)) is not None]:
+            if time.monotonic() > end:
+                text = "TrainJob %s is still being deleted after %g s, such as on a node that is lost; going on"
+                self._log.warning(text, ", ".join(left), self._pace.gone_s)
+                return
+            time.sleep(min(1.0, self._pace.poll_s))
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        """A job, by one request; None: it is not there. ApiError and RetryableError as `Api.request`."""
+        try:
+            return self._api.request("GET", self._api.path(API_VERSION, _KIND, name))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def pods(self, name: str) -> list[dict[str, Any]]:
+        """The pods of a job, by one request; ApiError and RetryableError as `Api.request`."""
+        return self._list(self._api.path("v1", "pods"), f"{JOB_LABEL}={name}")
+
+    def failure_of(self, name: str) -> str:
+        """Why the Job of the nodes failed; empty where that cannot be learned."""
+        path = self._api.path("batch/v1", "jobs", f"{name}-{NODE}-0")
+        with suppress(ApiError, OutOfTimeError):
+            return failure_message(retried(lambda left: self._api.request("GET", path), *self._within))
+        return ""
+
+    def delete(self, name: str, uid: str = "") -> bool:
+        """Delete a job and all that it made; whether it is on its way out, which is logged where it is not."""
+        options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground"}
+        if uid:
+            options["preconditions"] = {"uid": uid}
+        path = self._api.path(API_VERSION, _KIND, name)
+
+        def attempt(left: TimeLeft) -> bool:
+            try:
+                self._api.request("DELETE", path, options, answer_s=max(1.0, min(self._pace.answer_s, left())))
+            except ApiError as error:
+                if error.status not in (404, 409):  # gone, or another of this name
+                    raise
+            return True
+
+        try:
+            return retried(attempt, self._pace.stop_s, self._pace.pauses_s)
+        except (ApiError, OutOfTimeError) as error:
+            text = "TrainJob %s goes on, as it cannot be deleted: %s; delete it: kubectl delete trainjob %s"
+            self._log.error(text, name, error, name)
+            return False
+
+    def _list(self, path: str, selector: str) -> list[dict[str, Any]]:
+        answer = self._api.request("GET", path, query={"labelSelector": selector})
+        return [each for each in answer.get("items") or () if isinstance(each, dict)]
+
+    @property
+    def _within(self) -> tuple[float, tuple[float, float]]:
+        return self._pace.setup_s, self._pace.pauses_s
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        try:
+            return retried(lambda left: ask(), *self._within, longest_retry_after_s=self._pace.setup_s)
+        except ApiError as error:
+            raise _refusal(error, self._api.namespace) from error
+        except OutOfTimeError as error:
+            times = f"{error.attempts} attempts in {self._pace.setup_s:g} s"
+            raise PlatformUnavailableError(f"the cluster does not answer, {times}: {error}") from error
+
+
+def label_of(text: str) -> str:
+    """A run's id as the value of a label: as it is, or where it is too long or ends otherwise with a digest."""
+    if len(text) <= _LONGEST_LABEL and re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", text):
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return f"{text[: _LONGEST_LABEL - 13]}-{digest}"
+
+
+def next_attempt(found: Sequence[Mapping[str, Any]]) -> int:
+    """The number of a run's next job, from 0."""
+    return max(map(_attempt_of, found), default=-1) + 1
+
+
+def names_being_deleted(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Those of a run's jobs that are on their way out."""
+    return [job["metadata"]["name"] for job in found if is_being_deleted(job)]
+
+
+def _attempt_of(job: Mapping[str, Any]) -> int:
+    text = (job["metadata"].get("labels") or {}).get(ATTEMPT_LABEL, "")
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _role() -> str:
+    return f"{ROLE} has a Role and a RoleBinding with what is needed"
+
+
+def _refusal(error: ApiError, namespace: str) -> PlatformRefusedError:
+    """What the API server's refusal means for whoever runs the pipeline."""
+    text = error.message
+    if error.status == 404 and f'namespaces "{namespace}"' not in text:
+        text = f"Kubeflow Trainer is not installed in this cluster: there are no {_KIND} of {API_VERSION} ({text})"
+    elif 'unknown field "' in text:
+        text = f"this Kubeflow Trainer is too old, and 2.2 or later is needed: {text}"
+    elif "admission webhook" in text or error.status in (400, 422):
+        text = f"the cluster refuses the TrainJob: {text.partition('denied the request: ')[2] or text}"
+        if "runtimeRef" in text:
+            text += f"; {RUNTIME} has a runtime, and the setting train.runtime names it"
+    elif error.status == 403:
+        text = f"{text}; {_role()}"
+    else:
+        text = str(error)
+    return PlatformRefusedError(text)
