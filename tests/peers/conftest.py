@@ -17,3 +17,4 @@ from tests.peers.fixtures import s3_bucket as s3_bucket
 from tests.peers.fixtures import s3_server as s3_server
 from tests.peers.fixtures import seaweed as seaweed
 from tests.peers.fixtures import topic as topic
+from tests.peers.fixtures import trainer_api as trainer_api

@@ -22,6 +22,7 @@ from tests.peers.pubsub_server import PubSubServer
 from tests.peers.pubsub_topics import ExternalPubSub, PubSubTopics
 from tests.peers.s3 import MotoServer, S3Bucket, S3Faults, S3Server
 from tests.peers.tls import Certificates
+from tests.peers.trainer.api import TrainerApi
 
 
 def need(condition: object, reason: str) -> None:
@@ -76,6 +77,13 @@ def mock_cluster() -> Iterator[MockCluster]:
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     folder: Path = tmp_path_factory.mktemp("certificates")
     return Certificates(folder)
+
+
+@pytest.fixture
+def trainer_api(tmp_path: Path, certificates: Certificates) -> Iterator[TrainerApi]:
+    """A cluster's API with Trainer; import `certificates`, too."""
+    with TrainerApi(tmp_path / "cluster", certificates) as api:
+        yield api
 
 
 @pytest.fixture(scope="session")
