@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
 
 import click
@@ -16,11 +17,11 @@ import click
 from components.shared.command import discard, print_message
 from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError, ShutterlineError
 from components.shared.events.event import StepEvent, is_run_id
-from components.shared.events.runs import RunView
+from components.shared.events.runs import RESTART, RunView
 from components.shared.events.watch import Counts, Subscriber, follow
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigterm_raises
 from pipelines.options import SET, flag, option, options, seconds, unwrapped
-from pipelines.watch_text import counts_line, event_line, printable
+from pipelines.watch_text import counts_line, duration, event_line, printable
 
 if TYPE_CHECKING:
     from pipelines.watch_view import LiveView
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 _EPILOG = """\
 A subscription of Pub/Sub remembers what was shown, for all who use it: give each purpose one of its own, since what
 --run passes over is not shown to another watcher either. On Kafka nothing is remembered without --group, and there
---until-done reads on to the newest event: a run that was retried behind its end goes on, or has another end.
+--until-done reads on to the newest event: a run that was retried behind its end goes on, or has another end. A step
+that is a run by itself and is likely to start again, as after Kubeflow Trainer's SIGTERM, has 5 minutes for it.
 
 exit codes:
   0    the run succeeded (--until-done), or --timeout came to its end without --until-done
@@ -120,7 +122,7 @@ def _follow(
         now = time.monotonic()
         if counts.seen != seen:
             seen, seen_at = counts.seen, now
-        if view is None or not view.is_done:
+        if view is None or view.end_at(datetime.now(UTC)) is None:
             done_at = None
             return now >= end
         done_at = done_at or now
@@ -136,9 +138,13 @@ def _follow(
         display.tick(counts)
     if not until_done:
         return EXIT_OK
-    if view is not None and view.is_done:
-        return _EXIT_CODES[view.state]
+    ended = view.starting_again if view is not None else None
+    if view is not None and (state := view.end_at(datetime.now(UTC))) is not None:
+        if ended is not None:
+            print_message(f"{view.run}: {ended.step} {state}, and did not start again within {duration(RESTART)}")
+        return _EXIT_CODES[state]
     which = run or (view.run if view else "any run")
+    which += f", whose {ended.step} {ended.state} and is likely to start again," if ended is not None else ""
     print_message(f"error: {subscriber.address}: no end of {which} within {timeout_s:g} s")
     return EXIT_FAILURE
 

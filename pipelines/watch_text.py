@@ -24,6 +24,7 @@ from components.shared.events.watch import Counts
 _NAME_LIMIT = 60
 _HOST_LIMIT = 253  # a pod's name, whole, as kubectl wants it
 _SHOWN_FIGURES = 4
+_AGAIN = ["likely to start again"]
 # Control sequences of terminals, as a whole: without its first character the rest of one would stand in the text.
 _ESCAPES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?|(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b.?")
 
@@ -92,9 +93,10 @@ def event_words(data: Any) -> list[str]:
         case Succeeded():
             return [f"in {duration(data.seconds)}", *_figures(data.metrics), *_gate_words(data)]
         case Failed():
-            return [f"after {duration(data.seconds)}", f"{name(data.error.type)}: {printable(data.error.message)}"]
+            error = f"{name(data.error.type)}: {printable(data.error.message)}"
+            return [f"after {duration(data.seconds)}", error, *_AGAIN[: data.starts_again is True]]
         case Cancelled():
-            return [f"after {duration(data.seconds)}", printable(data.reason)]
+            return [f"after {duration(data.seconds)}", printable(data.reason), *_AGAIN[: data.starts_again is True]]
         case PipelineStarted():
             return [name(data.pipeline), " → ".join(name(step) for step in data.steps[:20])]
         case PipelineEnded():

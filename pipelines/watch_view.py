@@ -159,7 +159,7 @@ def run_lines(
     console: Console, run: RunView, since: datetime, now: datetime, *, is_followed: bool, shows_errors: bool = True
 ) -> list[Text]:
     """One run since its first event: a heading, a row for each step, and the errors in full."""
-    waits = is_followed and not run.is_done
+    waits = is_followed and run.end_at(now) is None
     lines = _heading(console, run, since, now, ticks=waits)
     rows = [_row(step, view, outcome) for step, view, outcome in _steps(run)]
     name_width = min(_NAME_WIDTH, max((step.cell_len for _, step, _, _ in rows), default=0))
@@ -224,6 +224,8 @@ def _wrapped(console: Console, text: str, style: str, indent: int) -> list[Text]
 
 def _awaited(run: RunView) -> str:
     """What comes next in a run that is not over."""
+    if run.starting_again is not None:
+        return f"{name(run.starting_again.step)} to start again"
     steps = list(_steps(run))
     if running := [name(step) for step, view, _ in steps if view is not None and view.end is None]:
         return f"the next event of {', '.join(running[:3])}"

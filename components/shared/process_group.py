@@ -15,6 +15,7 @@ from components.shared import errors
 from components.shared.errors import (
     EXIT_BAD_INPUT,
     EXIT_OK,
+    DivergedError,
     GroupLostError,
     InputError,
     ParamsError,
@@ -22,11 +23,13 @@ from components.shared.errors import (
     ShutterlineError,
 )
 from components.shared.files import write_json
+from components.shared.signals import Terminated
 from components.shared.strict_json import read_json
 
 PROCESSES_VARIABLE = "SHUTTERLINE_PROCESSES"  # of a pipeline's step on each node: a number, or auto
 OUTCOMES_VARIABLE = "SHUTTERLINE_GROUP_OUTCOMES"  # the launcher's: the directory
 _RESTARTED_CLEAN = "restarted-clean"  # there
+NODES_VARIABLE = "PET_NNODES"  # torchrun's, set by a platform that starts its processes, as Kubeflow Trainer
 _NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -153,9 +156,23 @@ def leave_outcome(document: dict[str, Any], exit_code: int, error: BaseException
     if directory is None:
         return exit_code
     kind = (document.get("error") or {}).get("type")
-    is_final = exit_code in (EXIT_OK, EXIT_BAD_INPUT) or kind == "DivergedError" or _ends_together(error)
+    is_final = exit_code in (EXIT_OK, EXIT_BAD_INPUT) or kind == DivergedError.__name__ or _ends_together(error)
     write_json(_outcome_file(directory), {"exit_code": exit_code, "document": document, "is_final": is_final})
     return EXIT_OK if _ends_together(error) else exit_code
+
+
+def starts_again(error: BaseException) -> bool:
+    """Whether this step is likely to be started again after it has ended with an error or a signal.
+
+    Torch elastic starts a group again a few times, unless that would change nothing; it ends where a signal ends it.
+    Kubeflow Trainer starts a container again that ended otherwise than with 0, and a pod that was taken away.
+    """
+    is_platforms = NODES_VARIABLE in os.environ
+    if isinstance(error, Terminated):
+        return is_platforms
+    if isinstance(error, InputError | DivergedError | KeyboardInterrupt) or _ends_together(error):
+        return False
+    return is_platforms or (is_started_by_elastic() and member().restarts < member().max_restarts)
 
 
 def outcome_in(directory: Path) -> Outcome | None:

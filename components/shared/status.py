@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from typing import Any, Literal, TypeVar
 
 from components.shared.errors import (
-    EXIT_BAD_INPUT,
     ArtifactError,
     InputError,
     StatusRefusedError,
@@ -43,7 +42,7 @@ from components.shared.kubeflow.api import NoAnswerError, ask_run, is_kubeflow
 from components.shared.kubeflow.trainer_status import TrainerStatus
 from components.shared.params.params import Params
 from components.shared.pipeline_end import PUBLISH, end_after_retry
-from components.shared.process_group import is_rank_zero, is_started_by_elastic, member
+from components.shared.process_group import is_rank_zero
 from components.shared.run import StepRun
 from components.shared.version import __version__
 
@@ -276,14 +275,11 @@ class Status:
         return end_after_retry(PIPELINE_STEPS, self._history, platform, own, data).event(0)
 
     def _is_last(self, data: EventData) -> bool:
-        """Whether nothing of the pipeline runs after a step that ends so; torch elastic starts a group's again."""
-        if not isinstance(data, Failed):
-            last = PUBLISH if isinstance(data, Succeeded) and data.publishes else PIPELINE_STEPS[-1]
-            return isinstance(data, Cancelled) or self._step in (last, PUBLISH)
-        process = member()
-        return (
-            not is_started_by_elastic() or process.restarts >= process.max_restarts or data.exit_code == EXIT_BAD_INPUT
-        )
+        """Whether nothing of the pipeline runs after a step that ends so."""
+        if isinstance(data, Failed | Cancelled):
+            return not data.starts_again
+        last = PUBLISH if isinstance(data, Succeeded) and data.publishes else PIPELINE_STEPS[-1]
+        return self._step in (last, PUBLISH)
 
 
 def transport_of(name: str, target: dict[str, Any]) -> Transport:

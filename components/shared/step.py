@@ -28,7 +28,7 @@ from components.shared.locks import end_with_run
 from components.shared.logs import log_to_stderr, step_logger
 from components.shared.params.params import Params
 from components.shared.params.parsed import ParamsWarning
-from components.shared.process_group import ignored_rank, is_rank_zero, should_report
+from components.shared.process_group import ignored_rank, is_rank_zero, should_report, starts_again
 from components.shared.run import StepRun, current_run, step_run
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, Termination, sigterm_kept
 from components.shared.staging import POD, Addresses
@@ -228,9 +228,9 @@ class _Frame:
             pipeline = (self._status.run.pipeline if self._status else None) or ""
             event: EventData = PipelineEnded(pipeline, "unknown", "", f"the exit step {status}: {reason.message}", [])
         elif status == "failed":
-            event = Failed(record.seconds, reason, exit_code)
+            event = Failed(record.seconds, reason, exit_code, starts_again=starts_again(error) or None)
         else:
-            event = Cancelled(record.seconds, message, exit_code)
+            event = Cancelled(record.seconds, message, exit_code, starts_again=starts_again(error) or None)
             # The note is of what was interrupted, which knows its checkpoints.
             saved = self._addresses.text("; ".join(getattr(error, "__notes__", ())))
             record = record.model_copy(update={"saved": saved})

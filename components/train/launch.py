@@ -29,6 +29,7 @@ from components.shared.limits import usable_cpus
 from components.shared.params.params import Params
 from components.shared.params.parsed import ParamsWarning
 from components.shared.process_group import (
+    NODES_VARIABLE,
     OUTCOMES_VARIABLE,
     Outcome,
     forget_outcome,
@@ -52,7 +53,6 @@ RESTARTS = 3
 IN_PIPELINE = "--in-pipeline"  # before a `PipelineStep` as JSON, to each process of its group
 _LAUNCHER_VARIABLE = "SHUTTERLINE_GROUP_LAUNCHER"  # its process id
 _PREFIX = "PET_"  # torchrun's
-_NODES_VARIABLE = f"{_PREFIX}NNODES"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # torch elastic's
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
@@ -90,7 +90,7 @@ class Launch:
         except InputError as error:
             self.failure = error
             return None
-        is_node = os.environ.get(_NODES_VARIABLE, "") not in ("", "1", "1:1")  # one of several, says the platform
+        is_node = os.environ.get(NODES_VARIABLE, "") not in ("", "1", "1:1")  # one of several, says the platform
         # RANK and WORLD_SIZE alone, as Vertex AI sets them, are of nodes: one process of each may join as it is.
         is_member = is_started_by_elastic() or (in_group() and "LOCAL_RANK" in os.environ)
         if is_member or (processes == "1" and not is_node):
@@ -230,7 +230,7 @@ def _parsed(run: Any, options: Sequence[str]) -> Any:
         run.config_from_args(copy(arguments))
     except (SystemExit, AssertionError, ValueError, RuntimeError) as error:
         why = printed.getvalue().rpartition("error: ")[2].strip() or first_line(error)
-        why = why or f"{_NODES_VARIABLE} must be a number of nodes from 1, or MIN:MAX"
+        why = why or f"{NODES_VARIABLE} must be a number of nodes from 1, or MIN:MAX"
         named = ", ".join(f"{name}={text}" for name, text in sorted(os.environ.items()) if name.startswith(_PREFIX))
         raise InputError(f"torchrun cannot use its variables ({named or 'none is set'}): {why}") from error
     return arguments

@@ -7,10 +7,19 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
-from components.shared.events.data import Error, Failed, PipelineEnded, PipelineStarted, StepOutcome, StepStarted
+from components.shared.events.data import (
+    Cancelled,
+    Error,
+    Failed,
+    PipelineEnded,
+    PipelineStarted,
+    StepOutcome,
+    StepStarted,
+)
 from components.shared.events.event import PIPELINE
 from tests.peers.noida import DurableKafkaBroker
 from tests.pipelines.watchers import LONG_S, lines_of, parsed, publish, watched, watching
@@ -115,6 +124,31 @@ def test_a_run_that_was_retried_has_its_newest_outcome(status: str) -> None:
     assert "no end of run-1 within 2 s" in going_on.stderr
     assert f"train started: on {pod}\n" in done.stdout, "whole, as kubectl wants it"
     assert len(done.stdout.splitlines()) == 12 + len(retry)
+
+
+def test_a_step_that_a_platform_starts_again_is_waited_for(status: str) -> None:
+    """A container that was started again in its pod: the same host, and an attempt that knows of none before it."""
+
+    def start(begin: int, process: str, state: Ending, end: Any) -> list[bytes]:
+        voice = EventSequence("run-1", "train", begin=begin, process=process)
+        started = StepStarted("1.0", "train-node-0-0")
+        return [voice.next("started", started), voice.next("progress", progress(1, 3)), voice.next(state, end)]
+
+    taken_away = Cancelled(9.5, "SIGTERM", 143, starts_again=True)
+    publish(status, start(START, "1", "cancelled", taken_away))
+    options = ("--kafka", status, "--until-done", "--run", "run-1", "--since", "beginning")
+    ended = watched(*options)
+    publish(status, start(time.time_ns() - 9 * A_SECOND, "2", "cancelled", taken_away))
+    waiting = watched(*options, "--timeout", "1")
+    publish(status, start(time.time_ns(), "3", "succeeded", END["succeeded"]))
+    done = watched(*options)
+
+    assert (ended.returncode, waiting.returncode, done.returncode) == (130, 1, 0)
+    assert ended.stderr.endswith("\nrun-1: train cancelled, and did not start again within 5 min 00 s\n")
+    no_end = "no end of run-1, whose train cancelled and is likely to start again, within 1 s"
+    assert waiting.stderr.endswith(f"{no_end}\n")
+    assert len(done.stdout.splitlines()) == 9
+    assert done.stdout.count(" train cancelled: after 10 s, SIGTERM, likely to start again\n") == 2
 
 
 def test_without_a_run_the_first_one_that_comes_is_waited_for(status: str) -> None:

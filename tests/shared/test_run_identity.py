@@ -11,8 +11,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from components.shared.errors import InputError
+from components.shared.errors import DataError, DivergedError, GroupLostError, InputError
+from components.shared.events.data import Emit
 from components.shared.events.event import EventSource, is_run_id
+from components.shared.events.spool import events_in
+from components.shared.params.params import Params
 from components.shared.run import (
     PIPELINE_NAME,
     StepRun,
@@ -23,6 +26,7 @@ from components.shared.run import (
     run_of_placeholders,
     step_run,
 )
+from components.shared.signals import Terminated
 from components.shared.step import StepFailed, run_step
 from components.shared.storage.location import parse_location
 from tests.shared.test_step import PARAMS, Result
@@ -34,7 +38,7 @@ TASK_UUID = "ffffffff-0000-1111-2222-333333333333"
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     names = "SHUTTERLINE_RUN_ID SHUTTERLINE_EVENTS KFP_RETRY_INDEX KFP_POD_NAME KFP_POD_UID RANK LOCAL_RANK WORLD_SIZE"
-    for name in names.split():
+    for name in (*names.split(), "PET_NNODES"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -248,3 +252,44 @@ def test_checkpoints_whose_path_cannot_be_looked_at_keep_no_events(tmp_path: Pat
     """What is wrong with it, such as one above it that may not be entered, is said where checkpoints are opened."""
     assert events_of_checkpoints(str(tmp_path / "new"), "") == tmp_path / "new" / "events"
     assert events_of_checkpoints(str(tmp_path / ("x" * 300) / "checkpoints"), "") is None
+
+
+ELASTIC = {"TORCHELASTIC_RESTART_COUNT": "2", "TORCHELASTIC_MAX_RESTARTS": "3"}
+TRAINER = {"PET_NNODES": "2"}  # set by Kubeflow Trainer in its pods
+SPENT = ELASTIC | {"TORCHELASTIC_RESTART_COUNT": "3"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "error", "again"),
+    [
+        ({}, ValueError("broken"), None),
+        ({}, Terminated(), None),
+        (ELASTIC, GroupLostError("another one's"), True),
+        (ELASTIC, DataError("/data: is empty"), None),
+        (ELASTIC, DivergedError("nan"), None),
+        (ELASTIC, Terminated(), None),
+        (ELASTIC, KeyboardInterrupt(), None),
+        (SPENT, GroupLostError("another one's"), None),
+        (SPENT | TRAINER, GroupLostError("another one's"), True),
+        (TRAINER, ValueError("broken"), True),
+        (TRAINER, Terminated(), True),
+        (TRAINER, DataError("/data: is empty"), None),
+        (TRAINER, DivergedError("nan"), None),
+    ],
+)
+def test_an_end_that_a_next_attempt_is_likely_to_follow_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    environment: dict[str, str],
+    error: BaseException,
+    again: bool | None,
+) -> None:
+    def fail(params: Params, emit: Emit) -> Result:
+        raise error
+
+    monkeypatch.setenv("SHUTTERLINE_EVENTS", str(tmp_path))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StepFailed):
+        run_step("train", PARAMS, fail)
+    assert [event.data.starts_again for event in events_in(tmp_path) if event.is_terminal] == [again]

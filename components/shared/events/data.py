@@ -164,22 +164,33 @@ class Error:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A step could not do its work; its process ends with `exit_code`: 2 for bad input, else 1."""
+    """A step could not do its work; its process ends with `exit_code`: 2 for bad input, else 1.
+
+    Attributes:
+        starts_again: Whether a next attempt is likely to follow, which another process of the group or the platform
+            starts by itself; null: as far as the step knows none does.
+    """
 
     seconds: Seconds
     error: Error
     exit_code: int = 1
     mlflow_run: str | None = None
+    starts_again: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """A step was stopped by `reason`, a signal's name; its process ends with 128 and the signal's number."""
+    """A step was stopped by `reason`, a signal's name; its process ends with 128 and the signal's number.
+
+    Attributes:
+        starts_again: As of a step that failed: a platform that takes a machine away starts the step on another one.
+    """
 
     seconds: Seconds
     reason: str
     exit_code: int = 130
     mlflow_run: str | None = None
+    starts_again: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

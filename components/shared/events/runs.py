@@ -25,6 +25,9 @@ RunState = Literal["running", "succeeded", "failed", "cancelled", "unknown"]
 # A step at work emits every 5 s, and longer silences are pods that wait for a node. After so much of it the events
 # alone do not show whether the run still goes on.
 SILENCE = timedelta(minutes=15)
+# An end that its step takes for one that a next attempt follows is the run's after so long without it: a pod is there
+# again in 15 s to 30 s where a machine has room and the image, and in minutes on one that must be added.
+RESTART = timedelta(minutes=5)
 
 _Process = tuple[str, int]  # source and attempt
 
@@ -61,6 +64,7 @@ class RunView:
         began: What the pipeline reported when it started, if it did.
         ended: What it reported at its newest end.
         state: Of the run as a whole: a step that starts after the pipeline's end goes on with it.
+        starting_again: The step that is a run by itself and has ended, where a next attempt is likely to follow.
     """
 
     run: str
@@ -69,6 +73,7 @@ class RunView:
     ended: PipelineEnded | None = None
     state: RunState = "running"
     last: datetime | None = None
+    starting_again: StepView | None = None
     _ended_at: datetime | None = field(default=None, repr=False, compare=False)
     # Of each step every process that has emitted, with the time of its first event.
     _processes: dict[str, dict[_Process, datetime]] = field(default_factory=dict, repr=False, compare=False)
@@ -113,13 +118,16 @@ class RunView:
             view.end = data
 
     def _state(self) -> RunState:
+        self.starting_again = None
         if self.ended is not None and not self._goes_on(self.ended):
             return self.ended.outcome
         if self.began is None and self.ended is None and not any(view.in_pipeline for view in self.steps.values()):
             # A step that reported that it was run by itself is all there is of its run.
             begun = [view for view in self.steps.values() if view.started is not None]
             newest = max(begun, key=lambda view: view.started or view.last, default=None)
-            if newest is not None and newest.end is not None:
+            if newest is not None and isinstance(newest.end, Failed | Cancelled) and newest.end.starts_again:
+                self.starting_again = newest
+            elif newest is not None and newest.end is not None:
                 return cast("RunState", newest.state)
         return "running"
 
@@ -136,7 +144,14 @@ class RunView:
     def state_at(self, now: datetime) -> RunState:
         """The run's state as somebody who has its events alone knows it: after a long silence, unknown."""
         silent = self.last is not None and now - self.last > SILENCE
-        return "unknown" if self.state == "running" and silent else self.state
+        state = self.end_at(now)
+        return state if state is not None else "unknown" if silent else "running"
+
+    def end_at(self, now: datetime) -> RunState | None:
+        """How the run ended, None while it goes on: also while a step that has ended is likely to start again."""
+        if self.starting_again is not None and now - self.starting_again.last > RESTART:
+            return cast("RunState", self.starting_again.state)
+        return self.state if self.is_done else None
 
     @property
     def publishes(self) -> bool:

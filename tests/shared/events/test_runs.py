@@ -21,7 +21,7 @@ from components.shared.events.data import (
     Succeeded,
 )
 from components.shared.events.event import PIPELINE, StepEvent
-from components.shared.events.runs import SILENCE, RunView, StepView, fold
+from components.shared.events.runs import RESTART, SILENCE, RunView, StepView, fold
 from tests.shared.events.sample_events import (
     A_SECOND,
     END,
@@ -125,6 +125,33 @@ def test_nothing_follows_the_last_word_of_an_attempt() -> None:
     told = attempt(0, BY_ITSELF, END["cancelled"], progress(1, 3), END["succeeded"])
     view = fold("run-1", told)
     assert (view.state, view.steps["train"].state, view.steps["train"].progress) == ("cancelled", "cancelled", None)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [Cancelled(1.0, "SIGTERM", 143, starts_again=True), Failed(1.0, END["failed"].error, 1, starts_again=True)],
+)
+def test_a_step_that_is_likely_to_start_again_has_time_for_it(end: Cancelled | Failed) -> None:
+    ending = "cancelled" if isinstance(end, Cancelled) else "failed"
+    view = fold("run-1", attempt(0, BY_ITSELF, progress(1, 3), end))
+    assert (view.state, view.is_done, view.starting_again) == ("running", False, view.steps["train"])
+    assert view.steps["train"].state == ending
+    for seconds, state in ((0, "running"), (60, "running"), (299, "running"), (301, ending)):
+        assert view.state_at(at(2 + seconds)) == state
+        assert view.end_at(at(2 + seconds)) == (None if state == "running" else state)
+    assert timedelta(seconds=300) == RESTART
+
+    # The next one is a process of its own, also where it could not learn that there was one before.
+    again = attempt(0, BY_ITSELF, progress(2, 3), begin_s=30, process="pod-2")
+    for event in again:
+        view.add(event)
+    assert (view.state, view.starting_again, view.steps["train"].attempt) == ("running", None, 1)
+    assert view.end_at(at(9_999)) is None
+    view.add(attempt(0, BY_ITSELF, progress(2, 3), END["succeeded"], begin_s=30, process="pod-2")[-1])
+    assert (view.end_at(at(34)), view.steps["train"].progress) == ("succeeded", progress(2, 3))
+
+    pipeline = fold("run-1", attempt(0, IN_PIPELINE, end))
+    assert (pipeline.state, pipeline.starting_again) == ("running", None)  # its own end decides
 
 
 def test_other_runs_are_passed_over() -> None:
