@@ -37,6 +37,7 @@ _SPDX = {
     "apache": "Apache-2.0",
     "apache 2.0": "Apache-2.0",
     "apache license 2.0": "Apache-2.0",
+    "apache license version 2.0": "Apache-2.0",
     "apache software license": "Apache-2.0",
     "apache-2": "Apache-2.0",
     "3-clause bsd license": "BSD-3-Clause",
