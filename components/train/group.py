@@ -1,7 +1,7 @@
 """The processes of one training: one alone, or a group that torchrun has started.
 
 Every process holds the whole network and computes its part of every batch; torch's DistributedDataParallel averages
-the gradients. What decides how the run goes on, that it is to end or to save, is agreed on first, because processes
+the gradients. What decides how the run goes on is agreed on first (``components.train.agreement``), because processes
 that do not do the same at the same step wait for each other for ever.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
@@ -73,10 +74,17 @@ class Group:
         return values
 
     def share(self, values: Iterable[Tensor]) -> None:
-        """Put rank 0's values into every process's tensors."""
-        if self.size > 1:
-            for value in values:
-                dist.broadcast(value, src=0)
+        """Put rank 0's values into every process's tensors: those of one type together, as each exchange takes time."""
+        if self.size == 1:
+            return
+        by_type: defaultdict[torch.dtype, list[Tensor]] = defaultdict(list)
+        for value in values:
+            by_type[value.dtype].append(value)
+        for alike in by_type.values():
+            together = torch.cat([value.reshape(-1) for value in alike])
+            dist.broadcast(together, src=0)
+            for value, own in zip(alike, torch.split(together, [value.numel() for value in alike]), strict=True):
+                value.copy_(own.view_as(value))
 
     def gathered(self, value: T) -> list[T]:
         """The values of all processes by rank."""
@@ -122,31 +130,6 @@ def _portable(error: Exception | None) -> Exception | None:
     except Exception:  # what it refers to cannot leave the process
         return ShutterlineError(f"{type(error).__name__}: {error}")
     return error
-
-
-class Agreement:
-    """What any process wants, known to all of them one step later, without anybody having waited for it."""
-
-    def __init__(self, group: Group) -> None:
-        self._group = group
-        self._asked: tuple[Tensor, Any] | None = None
-
-    def __call__(self, *wanted: bool) -> tuple[bool, ...]:
-        """Ask at a step; the answer is to what was asked at the step before, of one process alone to this."""
-        if self._group.size == 1:
-            return wanted
-        answer = self.close() or (False,) * len(wanted)
-        asked = torch.tensor([int(one) for one in wanted])
-        self._asked = asked, dist.all_reduce(asked, dist.ReduceOp.MAX, group=self._group.control, async_op=True)
-        return answer
-
-    def close(self) -> tuple[bool, ...]:
-        """The answer that is still on its way; empty if none is."""
-        if self._asked is None:
-            return ()
-        (asked, work), self._asked = self._asked, None
-        work.wait()
-        return tuple(bool(one) for one in asked.tolist())
 
 
 @contextmanager

@@ -20,11 +20,12 @@ from components.shared.metrics import log_batches
 from components.shared.params.params import Params
 from components.shared.signals import Deferred, Terminated, ends_deferred
 from components.shared.train_result import TrainResult
+from components.train.agreement import Agreement
 from components.train.checkpoints.resume import Checkpoints, last_good, lock_directory
 from components.train.checkpoints.writer import CheckpointWriter
 from components.train.curves import Curves
 from components.train.graph_export import GraphExport
-from components.train.group import Agreement, Group, join_group, loss_before_signal
+from components.train.group import Group, join_group, loss_before_signal
 from components.train.memory import explaining_out_of_memory
 from components.train.progress import TrainingProgress
 from components.train.speed import measure_speed, speed_lines
@@ -261,7 +262,7 @@ class _Loop:
             # After its first step an optimiser has all of its state.
             writer.prepare(tensors_of(trainer))
             self._is_prepared = True
-        # In a group the answer comes a step later; until then it is not asked again. The process that writes asks.
+        # In a group the answer comes some steps later; until then it is not asked again. The process that writes asks.
         is_due = time.monotonic() - self._saved_at > self._every_s
         asks = is_due and writer is not None and not writer.is_busy and not self._has_asked
         self._has_asked = self._has_asked or asks
@@ -275,7 +276,7 @@ class _Loop:
 
     def _poll(self) -> None:
         """Between two chunks of an evaluation, which is made again after a restart; in every process as often."""
-        leave, _ = self._agree(self._ending.signal is not None, False)
+        leave, _ = self._agree(self._ending.signal is not None, False, at_once=True)
         if leave:
             self._leave()
 

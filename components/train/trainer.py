@@ -239,12 +239,11 @@ class Trainer:
             train_accuracy=right,
             images_per_second=count / max(self.epoch_seconds, 1e-9),
         )
-        # The batch statistics become rank 0's: what is evaluated and kept is one network, not one a process.
-        self.group.share(self.network.buffers())
-        if self.average is not None:
-            self.group.share(self.evaluated_network.buffers())
         predictions = None
         if epoch % self.params.eval_freq == 0 or epoch == self.params.num_epochs:
+            # The batch statistics become rank 0's: what is evaluated and kept is one network, not one a process.
+            averaged = self.average.module.buffers() if self.average is not None else ()
+            self.group.share([*self.network.buffers(), *averaged])
             values = len(self.held_out.images) * self.params.n_classes
             predictions = self.predict(every_class=values <= _KEPT_VALUES, poll=poll)
             metrics = predictions.metrics()

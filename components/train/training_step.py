@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from components.classifier.augmentation import Augmentation
 
 _log = step_logger("train")
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)  # none of their subclasses
 
 
 class TrainingStep:
@@ -110,8 +112,9 @@ class TrainingStep:
         model: Any = self.network
         if self.group.size > 1:
             devices = [self.device] if self.device.type == "cuda" else None
-            # Before each forward pass the buffers become rank 0's.
-            model = DistributedDataParallel(self.network, device_ids=devices)
+            model = DistributedDataParallel(self.network, device_ids=devices, gradient_as_bucket_view=True)
+            # Before each forward pass the buffers become rank 0's, unless they are wanted for evaluation alone.
+            model.broadcast_buffers = not _only_statistics(self.network)
             self._unsynced = model.no_sync
         self._model = model
         if self.compiled:
@@ -276,3 +279,11 @@ class TrainingStep:
         self._model = model
         self.update()
         return (self.loss_sum - before) / weight
+
+
+def _only_statistics(network: Network) -> bool:
+    """Whether all buffers are torch's BatchNorm's, which never reads them where it changes them."""
+    statistics = {
+        id(buffer) for module in network.modules() if type(module) in _BATCH_NORMS for buffer in module.buffers()
+    }
+    return all(id(buffer) in statistics for buffer in network.buffers())

@@ -44,6 +44,7 @@ ROWS = {
     "v": "earlier.trainings",
     "w": "big_pictures.mapped_reading",
     "x": "big_pictures.evaluation_in_training",
+    "y": "groups.group_gains",
 }
 
 

@@ -24,6 +24,7 @@ from components.classifier.network import network_of
 from components.shared.artifacts.dataset import DatasetWriter, open_dataset
 from components.shared.errors import ShutterlineError
 from components.shared.signals import Terminated, sigterm_raises
+from components.train.agreement import Agreement
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest
 from components.train.checkpoints.resume import Checkpoints
 from components.train.group import Group, evaluated, join_group, own_device
@@ -32,12 +33,14 @@ from components.train.train import train
 from components.train.trainer import Trainer
 from tests.configs import layer, transform
 from tests.examples import digits, small
+from tests.train.networks import Remembering
 
 CPU = torch.device("cpu")
 TRAINED, HELD_OUT = 301, 1497
 
 CONVOLUTION = layer("Conv2d", in_channels=1, out_channels=8, kernel_size=3, stride=2)
-PLAIN = {"net_arch": [CONVOLUTION, layer("ReLU")], "num_epochs": 4, "eval_freq": 1, "flip_images": True}
+REMEMBERING = {"class": "tests.train.networks.Remembering", "kwargs": {}}  # by SHUTTERLINE_MODULES
+PLAIN: dict[str, Any] = {"net_arch": [CONVOLUTION, layer("ReLU")], "num_epochs": 4, "eval_freq": 1, "flip_images": True}
 
 CASES: dict[str, dict[str, Any]] = {
     "flips, shuffled": PLAIN,
@@ -106,6 +109,15 @@ def digest(state: dict[str, torch.Tensor]) -> str:
     return found.hexdigest()
 
 
+def agreed(group: Group) -> dict[str, Any]:
+    """At which of a hundred quick calls this process learns what the other wants at the 40th, and of what at once."""
+    agree, answers = Agreement(group), []
+    for call in range(100):
+        answers.append(agree(group.rank == 1 and call == 40, group.rank == 0 and call == 70, at_once=call >= 70))
+    agree.close()
+    return {"leave": [call for call, (leave, _) in enumerate(answers) if leave], "save": answers[71:73]}
+
+
 def refused(dataset: Path, model: Path, group: Group, **changes: Any) -> str:
     try:
         train(dataset=dataset, model=model, params=small(**changes), group=group)
@@ -147,6 +159,9 @@ def main(dataset: Path, results: Path) -> None:
         found: dict[str, Any] = {name: trained(dataset, group, **changes) for name, changes in CASES.items()}
         with patch("torch.compile", lambda model, **options: model if group.is_first else _not_compiled):
             found["compiled in one process"] = trained(dataset, group, compiled=True, **PLAIN)
+        found["agreed"] = agreed(group)
+        trained(dataset, group, **{**PLAIN, "net_arch": [CONVOLUTION, REMEMBERING], "num_epochs": 1})
+        found["remembered"] = [value.item() for value in Remembering.seen if value.device == CPU]
         found["refused"] = {
             "sync_batch_norm": refused(dataset, results / "model", group, sync_batch_norm=True),
             "no dataset": refused(results / "nowhere", results / "model", group),

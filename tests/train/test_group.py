@@ -29,7 +29,8 @@ def by_two(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[
     results = tmp_path_factory.mktemp("results")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*torchrun, "-m", "tests.train.group_cases", str(uneven), str(results)]
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "SHUTTERLINE_MODULES": "tests.train.networks"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [json.loads((results / f"{rank}.json").read_text()) for rank in (0, 1)]
 
@@ -82,6 +83,22 @@ def test_mixup_pairs_images_within_a_part(uneven: Path, by_two: list[dict[str, A
     ours, theirs = (history[-1]["train_loss"] for history in (by_two[0]["average, mixup"]["history"], one["history"]))
     assert ours != pytest.approx(theirs, rel=100 * TOLERANCE), "another neighbour at the ends of a part"
     assert ours == pytest.approx(theirs, rel=0.2)
+
+
+def test_what_one_process_wants_all_learn_at_the_same_call_and_once(by_two: list[dict[str, Any]]) -> None:
+    first, second = (found["agreed"] for found in by_two)
+
+    assert first == second
+    (call,) = first["leave"]
+    assert 41 <= call <= 57, "asked at most 16 calls later, known one after that"
+    assert first["save"] == [[False, True], [False, False]], "where each call asks"
+
+
+def test_what_a_layer_remembers_between_steps_is_rank_0s(by_two: list[dict[str, Any]]) -> None:
+    first, second = (found["remembered"] for found in by_two)
+
+    assert first == second
+    assert len(set(first)) == 10
 
 
 def test_what_one_process_cannot_use_all_refuse_alike(by_two: list[dict[str, Any]]) -> None:

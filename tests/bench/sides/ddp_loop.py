@@ -1,0 +1,28 @@
+"""torch's own loop for several processes, in this one and those that the environment names."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.bench.contenders.ddp_loop import ddp_steps
+from tests.bench.contenders.steps import rate
+from tests.bench.contenders.task import open_task
+from tests.bench.sides.serve import serve
+
+
+def measure(request: dict[str, Any]) -> dict[str, Any]:
+    """Images a second of all processes together over ``images`` images."""
+    os.environ["MASTER_PORT"] = str(request["port"])
+    device, batch = torch.device("cpu"), int(request["batch"])
+    task = open_task(Path(request["task"]), device, "fp32", batch)
+    with closing(ddp_steps(task)) as steps:
+        return {"images_per_second": rate(steps, device, request["images"] // batch)}
+
+
+if __name__ == "__main__":
+    serve(measure)
