@@ -14,13 +14,13 @@ import yaml
 
 from components.shared.command import print_json, print_message
 from components.shared.container_images import NODES_IMAGES, PIPELINE_IMAGES, images_named_by
-from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, InputError
+from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError
 from components.shared.params.params import Params
 from components.shared.params.recipes import describe_recipe
 from components.shared.params.schema import json_schema
 from components.shared.storage.location import parse_location
 from components.shared.strict_yaml import Dumper
-from pipelines.compiled import PlatformName, parse_compiled
+from pipelines.compiled import TRAIN_JOB, CompileTarget, PlatformName, parse_compiled
 from pipelines.options import (
     EXAMPLES_OWN,
     IMAGES,
@@ -73,20 +73,25 @@ def validate(
     overrides: Sequence[str],
     as_json: bool,
 ) -> int:
-    """Check params, or a compiled pipeline.
+    """Check params, a compiled pipeline, or a TrainJob.
 
     Of params (.json, .yaml or .py) everything is checked, the network is built on torch's meta device, and the shape
     and cost of every layer are printed. A network that does not fit is refused with the first layer that does not.
 
-    Of a compiled pipeline it reports where it would fail, waste money or expose a secret, and what to do; no platform
-    is asked. Errors end with exit code 2.
+    Of a compiled pipeline, or a TrainJob of Kubeflow Trainer, it reports where it would fail, waste money or expose a
+    secret, and what to do; no platform is asked. Errors end with exit code 2.
     """
-    from pipelines.lint.report import is_pipeline_file, validate_pipeline
+    from pipelines.lint.report import is_pipeline_file, validate_pipeline, validate_train_jobs
+    from pipelines.lint.train_job_view import is_train_job_file
 
     if is_pipeline_file(file):
         if overrides:
             raise InputError(f"{file}: is a compiled pipeline, and --set changes params; compile it anew")
         return validate_pipeline(Path(file), target, strict=strict, as_json=as_json)
+    if is_train_job_file(file):
+        if overrides or target or elsewhere:
+            raise InputError(f"{file}: is a TrainJob, and --set, --target and --elsewhere are not for it")
+        return validate_train_jobs(Path(file), strict=strict, as_json=as_json)
     if target or strict:
         raise InputError(f"{file}: --target and --strict are for compiled pipelines, and this is none")
     checked = load_checked(file, overrides)
@@ -119,11 +124,15 @@ def validate(
 @params_file(EXAMPLES_OWN)
 @SET
 @option("-o", "--output", metavar="FILE", type=path, default="pipeline.yaml", show_default=True, help="File to write.")
-@platform("The platform.")
+@platform("The platform; trainjob: training alone, as a TrainJob of Kubeflow Trainer.", also=(TRAIN_JOB,))
 @SETTINGS
 @option("--data", metavar="LOCATION", type=text, help="Default of the pipeline's input data, gs://… or s3://…, with "
         "--params for them.")  # fmt: skip
-@option("--checkpoints", metavar="LOCATION", help="Default of its input checkpoints; default: the settings'.")
+@option("--checkpoints", metavar="LOCATION", help="Default of its input checkpoints, or where a TrainJob's are; "
+        "default: the settings'.")  # fmt: skip
+@option("--dataset", metavar="LOCATION", type=text, help="Of a TrainJob: where data prep's dataset is.")
+@option("--model", metavar="LOCATION", type=text, help="Of a TrainJob: where the model is published; {run} in "
+        "it is the run's id.")  # fmt: skip
 @flag("--cache", "With --target: serve data prep from the cache too, and the steps behind it: for data that never "
       "change below one name.")  # fmt: skip
 @IMAGES
@@ -134,25 +143,41 @@ def compile(
     params: str | None,
     overrides: Sequence[str],
     output: Path,
-    target: PlatformName | None,
+    target: CompileTarget | None,
     settings: Path | None,
     data: str | None,
     checkpoints: str | None,
+    dataset: str | None,
+    model: str | None,
     cache: bool,
     images: Path | None,
     unchecked: bool,
     as_json: bool,
 ) -> int:
-    """Write the pipeline as KFP YAML.
+    """Write the pipeline as KFP YAML, or training alone as a TrainJob.
 
     The params become the default of the pipeline's params input, which every run may replace. With --target the steps
     also ask the platform for processors, memory, accelerators, secrets, volumes, retries: as --settings say, or else as
     much as the example needs. Without it nothing is asked of any platform.
+
+    A TrainJob is for `kubectl create`. Its nodes get what settings for Kubeflow have train get.
     """
-    checked = load_checked(params_or_example(params, data), overrides)
+    of_pipelines: dict[str, object] = {"data": data, "cache": cache}
+    of_jobs: dict[str, object] = {"dataset": dataset, "model": model}
+    for name, given in (of_pipelines if target == TRAIN_JOB else of_jobs).items():
+        if given:
+            raise InputError(f"--{name} is {'not ' if name in of_pipelines else ''}for --target {TRAIN_JOB}")
+    own, option = (dataset, "--dataset") if target == TRAIN_JOB else (data, "--data")
+    checked = load_checked(params_or_example(params, own, option), overrides)
     _warn(checked.warnings)
+    if target == TRAIN_JOB:
+        from pipelines.train_job_command import TrainJobOptions, compile_train_job
+
+        options = TrainJobOptions(settings, images, dataset, model, checkpoints)
+        return compile_train_job(checked.params, options, output, unchecked=unchecked, as_json=as_json)
+    from pipelines.checked_output import write_checked
     from pipelines.lint.rules import lint
-    from pipelines.targets.compiling import check_output, compiled_pipeline, nodes_of, write_pipeline
+    from pipelines.targets.compiling import check_output, compiled_pipeline, nodes_of
 
     check_output(output)
     if target is None and (settings or cache):
@@ -163,30 +188,15 @@ def compile(
         asked = asked.with_cached_data()
     compiled = compiled_pipeline(checked.params, of_steps, asked, data=data, checkpoints=checkpoints)
     findings = lint(parse_compiled(compiled, output), target)
-    errors = [finding for finding in findings if finding.severity == "error"]
-    written = not errors or unchecked
-    if written:
-        write_pipeline(output, compiled)
-    if as_json:
-        print_json(
-            {
-                "status": "compiled" if written else "failed",
-                "pipeline": str(output) if written else None,
-                "target": target,
-                "params": checked.params.to_dict(),
-                "images": {step: image.reference for step, image in of_steps.items()},
-                "findings": [asdict(finding) for finding in findings],
-            }
-        )
-    for finding in errors:
-        print_message(str(finding))
-    if not written:
-        print_message(f"error: {output}: not written (--unchecked writes it all the same)")
-    elif not as_json:
-        _print(f"wrote {output}")
-        if target and len(findings) > len(errors):
-            _print(f"{len(findings) - len(errors)} warnings; `shutterline validate {output}` prints them")
-    return EXIT_OK if written else EXIT_BAD_INPUT
+    document = {
+        "pipeline": str(output),
+        "target": target,
+        "params": checked.params.to_dict(),
+        "images": {step: image.reference for step, image in of_steps.items()},
+    }
+    return write_checked(
+        output, compiled, findings, document, unchecked=unchecked, as_json=as_json, warns=target is not None
+    )
 
 
 def _settings(file: Path | None, target: PlatformName, params: Params, checkpoints: str | None = None) -> AnySettings:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from components.shared.errors import InputError
 from components.shared.events.redaction import names_a_secret
@@ -17,6 +17,8 @@ from components.shared.strict_yaml import DocumentError, parse_yaml, read_text
 
 PlatformName = Literal["kubeflow", "vertex"]
 PLATFORMS: tuple[PlatformName, ...] = get_args(PlatformName)
+TRAIN_JOB: Final = "trainjob"  # what compile takes besides: training alone, by Kubeflow Trainer
+CompileTarget = Literal["kubeflow", "vertex", "trainjob"]
 PLATFORM_TITLES: dict[PlatformName, str] = {"kubeflow": "Kubeflow Pipelines", "vertex": "Vertex AI"}
 
 # Every container of a pipeline that we compile finds there which platform it was compiled for; so does a reader.
@@ -161,6 +163,8 @@ def parse_compiled(text: str, file: Path) -> CompiledPipeline:
     documents = documents_of(text)
     spec = mapping(documents[0]) if documents else {}
     if "pipelineInfo" not in spec:
+        if spec.get("kind") == "TrainJob":
+            raise DocumentError(f"is a TrainJob, which `kubectl create --filename {file}` makes")
         raise DocumentError("is not a compiled pipeline (its first document has no pipelineInfo)")
     if not isinstance(mapping(spec["pipelineInfo"]).get("name"), str):
         raise DocumentError("pipelineInfo.name is missing")

@@ -59,9 +59,9 @@ def flag(name: str, help: str) -> Callable[[Decorated], Decorated]:
     return option(name, is_flag=True, help=help)
 
 
-def platform(help: str, *, required: bool = False) -> Callable[[Decorated], Decorated]:
-    """The option ``--target``."""
-    return option("--target", type=click.Choice(PLATFORMS), required=required, help=help)
+def platform(help: str, *, required: bool = False, also: tuple[str, ...] = ()) -> Callable[[Decorated], Decorated]:
+    """The option ``--target``: a platform, or what a command takes besides."""
+    return option("--target", type=click.Choice([*PLATFORMS, *also]), required=required, help=help)
 
 
 def params_file(default: str) -> Callable[[Decorated], Decorated]:

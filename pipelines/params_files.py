@@ -55,15 +55,15 @@ class Checked:
     warnings: Sequence[str]
 
 
-def params_or_example(params: str | None, data: str | None = None) -> str:
+def params_or_example(params: str | None, data: str | None = None, option: str = "--data") -> str:
     """What ``--params`` names; without it the example's params, which are for the example's data alone.
 
     Raises:
-        InputError: There is ``--data`` of one's own, and no ``--params``.
+        InputError: There are data of one's own, given by `option`, and no ``--params``.
     """
     if params is None and data is not None and Path(data).resolve() != EXAMPLE_DATA.resolve():
         raise InputError(
-            f"--data needs --params: without it the example's digits decide the network; {HOW_TO_GET_PARAMS}"
+            f"{option} needs --params: without it the example's digits decide the network; {HOW_TO_GET_PARAMS}"
         )
     return params or str(EXAMPLE_PARAMS)
 

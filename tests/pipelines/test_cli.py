@@ -165,7 +165,8 @@ def test_what_a_python_file_prints_is_not_what_the_command_prints(here: Path, sh
          "set?"),
         ("fly", "No such command 'fly'."),
         ("--bogus params", "No such option '--bogus'."),
-        ("compile --target kubflow", "Invalid value for '--target': 'kubflow' is not one of 'kubeflow', 'vertex'."),
+        ("compile --target kubflow", "Invalid value for '--target': 'kubflow' is not one of 'kubeflow', 'vertex', "
+         "'trainjob'."),
         ("rn", "No such command 'rn'. Did you mean 'run'?"),
         ("Validate", "No such command 'Validate'. Did you mean 'validate'?"),
         ("events repaly spool", "No such command 'repaly'. Did you mean 'replay'?"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,7 +20,9 @@ from components.shared.status import PIPELINE_STEPS
 from components.shared.step import StepName
 from pipelines.cli import main
 from pipelines.compiled import PLATFORMS, CompiledPipeline, PlatformName, read_compiled
+from pipelines.lint.findings import Rule
 from pipelines.lint.rules import RULES
+from pipelines.lint.train_job_rules import TRAIN_JOB_RULES
 from pipelines.settings.common import STEP_FIELDS
 from pipelines.settings.read import SETTINGS, STEPS
 from tests.pipelines.command_line import commands
@@ -58,9 +61,10 @@ def test_the_guide_has_every_setting_in_its_own_words(name: str) -> None:
     assert table(name) == list(tables()[name])
 
 
-def test_the_guide_has_every_finding() -> None:
-    rows = [f"| `{rule.id}` | {rule.title.replace('``', '`')} |" for rule in RULES]
-    assert table("lint") == ["| finding | looks for |", "|---|---|", *rows]
+@pytest.mark.parametrize(("name", "rules"), [("lint", RULES), ("lint of TrainJobs", TRAIN_JOB_RULES)])
+def test_the_guide_has_every_finding(name: str, rules: Sequence[Rule[Any]]) -> None:
+    rows = [f"| `{rule.id}` | {rule.title.replace('``', '`')} |" for rule in rules]
+    assert table(name) == ["| finding | looks for |", "|---|---|", *rows]
 
 
 def test_the_settings_in_the_guide_compile(tmp_path: Path) -> None:

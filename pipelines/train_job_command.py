@@ -1,0 +1,63 @@
+"""``shutterline compile --target trainjob``, and ``shutterline validate`` of a TrainJob."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.shared.command import print_message
+from components.shared.container_images import images_named_by
+from components.shared.errors import InputError, SettingsError
+from components.shared.params.params import Params
+from pipelines.checked_output import write_checked
+from pipelines.compiled import TRAIN_JOB
+from pipelines.lint.train_job_rules import lint_train_jobs
+from pipelines.lint.train_job_view import TrainJobFile
+from pipelines.settings.kubeflow import KubeflowSettings
+from pipelines.settings.read import read_settings
+from pipelines.targets.compiling import check_output
+from pipelines.targets.train_job import train_job_manifest, train_job_problems, train_job_text, train_job_warnings
+
+
+@dataclass(frozen=True)
+class TrainJobOptions:
+    """What ``compile`` is given for a TrainJob."""
+
+    settings: Path | None
+    images: Path | None
+    dataset: str | None
+    model: str | None
+    checkpoints: str | None
+
+
+def compile_train_job(params: Params, options: TrainJobOptions, output: Path, *, unchecked: bool, as_json: bool) -> int:
+    """Write a TrainJob of checked params; returns the exit code.
+
+    Raises:
+        InputError: Something is missing or cannot be used.
+    """
+    check_output(output)
+    if options.dataset is None or options.model is None:
+        raise InputError(
+            f"--target {TRAIN_JOB} needs --dataset, where data prep's dataset is, and --model, where the model goes: "
+            "gs://…, s3://… or a path in a volume"
+        )
+    settings = read_settings(options.settings, "kubeflow", params)
+    assert isinstance(settings, KubeflowSettings)  # noqa: S101 - for the type checker
+    if problems := train_job_problems(settings):
+        raise SettingsError(problems, str(options.settings))
+    for warning in train_job_warnings(settings, params):
+        print_message(f"warning: {warning}")
+    image = images_named_by(options.images, ("train",))["train"].reference
+    job = train_job_manifest(
+        params, image, settings, dataset=options.dataset, model=options.model, checkpoints=options.checkpoints
+    )
+    text = train_job_text(job, output)
+    document = {
+        "train_job": str(output),
+        "target": TRAIN_JOB,
+        "params": params.to_dict(),
+        "images": {"train": image},
+    }
+    findings = lint_train_jobs(TrainJobFile(text))
+    return write_checked(output, text, findings, document, unchecked=unchecked, as_json=as_json)
