@@ -10,6 +10,10 @@ Use the fixture `trainer_api`:
 `trainer_api.denied.add(("create", "trainjobs"))`, the CRD by `crd = None`, choose an older Trainer by `crd = (2, 1)`,
 let requests fail by `fail(503, "get", "trainjobs", times=2)`, the whole server by `go_away("refused")` (or "hanging",
 or a status), until `come_back()`. `sent` has every request.
+
+A created TrainJob stays as it is, unless a history is played for it (tests/peers/trainer/histories.py):
+
+    trainer_api.play(histories.SUCCESS, scale=0.02)  # a minute in 1.2 s
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import yaml
@@ -29,12 +33,13 @@ from tests.peers.http_server import BrokenError, Handler, RequestBody, Server
 from tests.peers.peer import Peer
 from tests.peers.ports import HOST, claim_port
 from tests.peers.tls import Certificates
+from tests.peers.trainer.histories import DELETED
 from tests.peers.trainer.methods import Methods
+from tests.peers.trainer.plays import History, Outage, Player
 from tests.peers.trainer.refusals import Refused, forbidden, outage, unauthorized
 from tests.peers.trainer.runtimes import OURS, STOCK
 from tests.peers.trainer.store import Object, Store
 
-Outage = Literal["refused", "hanging"] | int
 Streamed = Iterator[bytes]
 
 _PATH = re.compile(
@@ -110,6 +115,7 @@ class TrainerApi(Peer):
         self._outage: Outage | None = None
         self._is_back = threading.Event()
         self._streams_of = 0
+        self._player: Player | None = None
         self._tls = certificates.server_context()
         self._ca_file = certificates.ca_file
         self._server: Server | None = None
@@ -152,6 +158,18 @@ class TrainerApi(Peer):
             self._streams_of += 1
             self.store.changed.notify_all()
 
+    def play(self, history: History, *, scale: float = 0.02, at_deletion: History | None = None) -> None:
+        """Let this happen to each TrainJob that is created from now on, a second in `scale` seconds.
+
+        With `at_deletion` this happens once it is deleted, in the place of pods that save and end.
+        """
+        self._stop_playing()
+        self._player = Player(self, history, scale, DELETED if at_deletion is None else at_deletion)
+
+    def remove_train_job(self, name: str) -> None:
+        """Delete a TrainJob, as somebody else would."""
+        self.on_delete(self.store.delete("trainjobs", self.namespace, name))
+
     def requests(self, verb: str, resource: str) -> list[Asked]:
         """Those of a verb for a resource, as rights name them."""
         return [each for each in self.sent if (each.verb, each.resource) == (verb, resource)]
@@ -160,12 +178,18 @@ class TrainerApi(Peer):
         self._listen()
 
     def close(self) -> None:
+        self._stop_playing()
         self._outage = "refused"
         self.end_streams()
         self._is_back.set()
         self._stop()
 
     # How it answers.
+
+    def _stop_playing(self) -> None:
+        if self._player is not None:
+            self._player.close()
+            self._player = None
 
     def _listen(self) -> None:
         self._server = Server(self.port, self._serve)
