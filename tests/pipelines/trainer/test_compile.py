@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from components.shared.params.params import Params
-from components.shared.strict_yaml import parse_yaml
 from components.shared.version import __version__
 from pipelines.params_files import EXAMPLE_PARAMS
 from tests.examples import write_params
-from tests.pipelines.conftest import ROOT, Environment, Refused, Shutterline
+from tests.pipelines.conftest import Environment, Refused, Shutterline
+from tests.pipelines.trainer.examples import RUNTIME, manifest
 from tests.pipelines.trainer.jobs import require_known, require_valid_pods, started
 
-RUNTIME = yaml.safe_load((ROOT / "pipelines" / "examples" / "trainer" / "runtime.yaml").read_text())
 PLACES = ("--dataset", "s3://bucket/dataset", "--model", "s3://bucket/{run}/model")
 SETTINGS = """
 target: kubeflow
@@ -40,12 +38,10 @@ train:
 
 def job_in(file: Path) -> dict[str, Any]:
     """A file's manifest: the same by YAML 1.1 and 1.2, known to Trainer's models, its pods to Kubernetes' schemas."""
-    text = file.read_text(encoding="utf-8")
-    (job,) = parse_yaml(text, 10_000, core=True)
-    assert parse_yaml(text, 10_000, core=False) == [job]
+    job = manifest(file)
     require_known(job)
     require_valid_pods(job, RUNTIME)
-    return job  # type: ignore[no-any-return]
+    return job
 
 
 @pytest.fixture
