@@ -208,6 +208,11 @@ class KubeflowTrain(KubeflowStep):
         description="The TrainingRuntime in the run's namespace that Trainer makes the nodes by, or "
         f"ClusterTrainingRuntime/NAME; default: {DEFAULT_RUNTIME}.",
     )
+    service_account: ObjectName | None = Field(
+        None,
+        description="Kubernetes account of the nodes' pods, such as one that a cloud's account is bound to; default: "
+        "the namespace's default one, which is not that of the pipeline's steps.",
+    )
 
     @property
     def is_distributed(self) -> bool:
@@ -232,7 +237,8 @@ class KubeflowTrain(KubeflowStep):
     def warnings(self) -> list[str]:
         """What has no effect, by its key."""
         if not self.is_distributed:
-            return ["runtime: has no effect with one node, which trains without Trainer"] if self.runtime else []
+            why = "has no effect with one node, which trains without Trainer"
+            return [f"{key}: {why}" for key in ("runtime", "service_account") if getattr(self, key) is not None]
         return [f"{key}: {why}" for key, why in REFUSED.items() if getattr(self, key) is not None]
 
     def waiting(self) -> KubeflowStep:

@@ -30,7 +30,8 @@ def node_spec(pipeline: CompiledPipeline) -> NodeSpec:
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> CompiledPipeline:
     """Compiled with a value for every setting of train."""
-    said = {"nodes": 3, "runtime": "ClusterTrainingRuntime/fast"} | everything_said(KUBEFLOW)
+    of_nodes = {"nodes": 3, "runtime": "ClusterTrainingRuntime/fast", "service_account": "trainer"}
+    said = of_nodes | everything_said(KUBEFLOW)
     return compiled_with(tmp_path_factory.mktemp("nodes"), "kubeflow", {"train": said, "checkpoints": "auto"})
 
 
@@ -56,9 +57,10 @@ def test_each_node_gets_what_the_settings_of_train_say(pipeline: CompiledPipelin
         "tolerations": [tolerated],
         "pull_secrets": ["registry"],
         "timeout_s": 4321,
+        "service_account": "trainer",
         "security": {"run_as_user": 7, "run_as_group": 8, "run_as_non_root": False},
     }
-    assert set(expected) == set(NodeSpec.model_fields) - {"service_account"}
+    assert set(expected) == set(NodeSpec.model_fields)
     said = everything_said(KUBEFLOW)["gpu"]
     assert node_spec(pipeline) == NodeSpec.model_validate(expected | {"gpu": {"count": 1} | said})
 
