@@ -23,7 +23,7 @@ from components.shared.extras import extras_named
 from components.shared.files import disk_message
 from components.shared.logs import for_stderr, open_standard_streams, printable
 from components.shared.params.params import Params
-from components.shared.process_group import Outcome, in_group, is_launched, is_rank_zero, leave_outcome
+from components.shared.process_group import Outcome, in_group, is_launched, is_rank_zero, leave_outcome, member
 from components.shared.run import step_run
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED
 from components.shared.step import Reported, StepFailed, StepName, StepRecord, run_step, run_without_params
@@ -297,7 +297,7 @@ def step_command(
                 document["error"] = error_document(error)  # every problem by itself
         if is_interrupted(exit_code) and is_rank_zero() and not is_launched():
             print_message(*last_lines(exit_code, str(document.get("saved", "")), parser.prog, argv))
-        if options.json and is_rank_zero() and not is_launched():  # of a group of processes one prints
+        if options.json and not member().rank and not is_launched():  # of a node's processes one prints
             print_json(document)
         return leave_outcome(document, exit_code, error)
 

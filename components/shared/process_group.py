@@ -30,6 +30,7 @@ PROCESSES_VARIABLE = "SHUTTERLINE_PROCESSES"  # of a pipeline's step on each nod
 OUTCOMES_VARIABLE = "SHUTTERLINE_GROUP_OUTCOMES"  # the launcher's: the directory
 _RESTARTED_CLEAN = "restarted-clean"  # there
 NODES_VARIABLE = "PET_NNODES"  # torchrun's, set by a platform that starts its processes, as Kubeflow Trainer
+_NODE_VARIABLE = "PET_NODE_RANK"
 _NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -74,8 +75,17 @@ def in_group() -> bool:
 
 
 def is_rank_zero() -> bool:
-    """Whether this process is the first of its group, which reports how the step is doing."""
-    return member().rank == 0
+    """Whether this process is the first of its group, which reports how the step is doing.
+
+    Where a platform starts one command a node, and that has the node's processes started, it is so on the first node.
+    """
+    is_later_node = is_one_of_nodes() and not is_started_by_elastic() and _number(_NODE_VARIABLE) > 0
+    return member().rank == 0 and not is_later_node
+
+
+def is_one_of_nodes() -> bool:
+    """Whether a platform says, by torchrun's variable, that the step is done on several nodes."""
+    return os.environ.get(NODES_VARIABLE, "") not in ("", "1", "1:1")
 
 
 def require_rendezvous() -> None:

@@ -35,6 +35,7 @@ from components.shared.process_group import (
     forget_outcome,
     in_group,
     is_launched,
+    is_one_of_nodes,
     is_started_by_elastic,
     member,
     outcome_in,
@@ -90,7 +91,7 @@ class Launch:
         except InputError as error:
             self.failure = error
             return None
-        is_node = os.environ.get(NODES_VARIABLE, "") not in ("", "1", "1:1")  # one of several, says the platform
+        is_node = is_one_of_nodes()
         # RANK and WORLD_SIZE alone, as Vertex AI sets them, are of nodes: one process of each may join as it is.
         is_member = is_started_by_elastic() or (in_group() and "LOCAL_RANK" in os.environ)
         if is_member or (processes == "1" and not is_node):

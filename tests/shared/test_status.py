@@ -133,13 +133,19 @@ def test_the_exit_step_reports_for_the_pipeline_alone(events: Path) -> None:
     assert [event.step for event in events_in(events) if event.step != "pipeline"] == []
 
 
-def test_of_a_group_only_the_first_process_has_a_status(events: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+@pytest.mark.parametrize("which", [("WORLD_SIZE", "RANK"), ("PET_NNODES", "PET_NODE_RANK")])
+def test_of_a_group_only_the_first_process_has_a_status(
+    events: Path, monkeypatch: pytest.MonkeyPatch, which: tuple[str, str]
+) -> None:
+    """Also where what starts a node's processes could not, and reports that itself."""
+    for name, number in zip(which, ("2", "1"), strict=True):
+        monkeypatch.setenv(name, number)
     assert ended("train", works).delivery is None
     assert ended("train", failing(DataError("x"))).delivery is None
     assert ended("train", works, '{"batch_size": 0}').delivery is None
     assert not events.exists()
+    monkeypatch.setenv(which[1], "0")
+    assert ended("train", failing(DataError("x"))).delivery is not None
 
 
 @pytest.mark.parametrize(
