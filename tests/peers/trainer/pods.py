@@ -128,8 +128,14 @@ class Pods:
         """The Job and all pods are gone."""
         for index in list(self._names):
             self.remove(index)
-        if self._store.select("jobs", self.namespace, fields=f"metadata.name={self.job}"):
+        if self.has_job:
             self._store.delete("jobs", self.namespace, self.job)
+
+    @property
+    def has_job(self) -> bool:
+        """Whether the Job is there, and none of an earlier TrainJob of that name."""
+        found = self._store.select("jobs", self.namespace, fields=f"metadata.name={self.job}")
+        return any(each["metadata"]["ownerReferences"] == [self._owner] for each in found)
 
     def indices(self) -> list[int]:
         """Of which pods there are."""

@@ -48,6 +48,13 @@ class TrainJobStatus:
             self.condition("Suspended", "Resumed", "TrainJob is resumed", "False")
 
     @property
+    def is_suspended(self) -> bool:
+        """Whether its condition says so."""
+        job = self._store.get(*self._key)
+        conditions = job.get("status", {}).get("conditions", [])
+        return any((each["type"], each["status"]) == ("Suspended", "True") for each in conditions)
+
+    @property
     def is_there(self) -> bool:
         """Whether the TrainJob is."""
         return bool(self._store.select(*self._key[:2], fields=f"metadata.name={self._key[2]}"))
