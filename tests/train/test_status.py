@@ -10,10 +10,13 @@ import pytest
 
 from components.shared.artifacts.model import EpochRecord, open_model
 from components.shared.events.data import Checkpoint, Emit, EventData, Progress, Succeeded
+from components.shared.kubeflow import trainer_status
+from components.shared.step import run_step
 from components.train import progress as module
 from components.train.progress import TrainingProgress
 from components.train.train import train
 from tests.examples import small, write_digits
+from tests.peers.trainer_status import TrainerStatusServer
 from tests.train.checkpoints.making import manifest
 
 
@@ -180,3 +183,33 @@ def test_what_an_earlier_attempt_has_trained_does_not_count_as_fast(clock: Clock
     training.step(2, 2, lambda: 1.0)
     (event,) = progress_of(events)
     assert (event.step, event.samples_per_second, event.eta_seconds) == (12, 20 / 6.0, 6.0 / 2 * 8)
+
+
+@pytest.mark.slow
+def test_kubeflow_trainer_is_shown_the_whole_run_also_by_an_attempt_that_goes_on(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_status, "EVERY_S", 0.0)
+    with TrainerStatusServer(tmp_path / "trainer") as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        shown = []
+        for epochs in (3, 6):
+            params = small(num_epochs=epochs, save_freq=1, eval_freq=1)
+            run_step("train", params, lambda params, emit: train(
+                dataset=dataset, model=tmp_path / "model", params=params, emit=emit))  # fmt: skip
+            shown.append([report["progressPercentage"] for report in server.reports])
+            last = {metric["name"]: float(metric["value"]) for metric in server.reports[-1]["metrics"]}
+            assert last.keys() >= {
+                "epoch",
+                "train_loss",
+                "test_loss",
+                "accuracy",
+                "learning_rate",
+                "samples_per_second",
+            }
+            server.reports.clear()
+    first, further = shown
+    assert (first, further) == (sorted(first), sorted(further))
+    assert (first[-1], further[-1]) == (100, 100)
+    assert min(further) >= 66, "of six epochs three were trained before, and the first report is of the fourth"
