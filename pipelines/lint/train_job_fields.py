@@ -6,15 +6,20 @@ for true is refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from pipelines.compiled import child
 
-# What a field holds: a type; None: anything; a mapping by its fields, by "*" of any; a list of one kind.
-Fields = type | None | dict[str, Any] | list[Any]
+# What a field holds: a type; None: anything; a mapping by its fields, by "*" of any; a list of one kind; a text or a
+# whole number of a form.
+Fields = type | None | dict[str, Any] | list[Any] | re.Pattern[str]
 
 _TEXTS = {"*": str}
+# An amount, which the CRD takes as a text or a whole number: of a pod itself 0.5 without quotes would do, too.
+_QUANTITY = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?")
+_QUANTITIES = {"*": _QUANTITY}
 _METADATA = {"labels": _TEXTS, "annotations": _TEXTS}
 _ENV = [{"name": str, "value": str, "valueFrom": None}]
 _MOUNTS = [{
@@ -48,7 +53,7 @@ FIELDS: dict[str, Any] = {
         "initializer": {"dataset": _INITIALIZER, "model": _INITIALIZER},
         "trainer": {
             "image": str, "command": [str], "args": [str], "env": _ENV, "numNodes": int, "numProcPerNode": int,
-            "resourcesPerNode": {"limits": {"*": None}, "requests": {"*": None}, "claims": None},
+            "resourcesPerNode": {"limits": _QUANTITIES, "requests": _QUANTITIES, "claims": None},
         },
         "runtimePatches": [_PATCH],
         "suspend": bool,
@@ -66,6 +71,9 @@ def misfits(value: Any, fields: Fields = FIELDS, where: str = "") -> Iterator[tu
     if isinstance(fields, type):
         if type(value) is not fields:
             yield where, f"must be {_TITLES[fields]}", False
+    elif isinstance(fields, re.Pattern):
+        if type(value) not in (str, int) or not fields.fullmatch(str(value)):
+            yield where, 'must be an amount such as 4, "0.5" in quotes, 500m or 16Gi', False
     elif isinstance(fields, list):
         if not isinstance(value, list):
             yield where, "must be a list", False

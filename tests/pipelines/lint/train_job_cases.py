@@ -120,6 +120,8 @@ FOUND: list[tuple[str, str, tuple[Change, ...]]] = [
     ("fields", "error", (variable("EPOCHS", value=3),)),
     ("fields", "error", (trainer(numNodes="2"),)),
     ("fields", "error", (pod(nodeSelector={"spot": True}),)),
+    ("fields", "error", (trainer(resourcesPerNode={"limits": {"cpu": 2, "memory": "4GB"}}),)),
+    ("fields", "error", (trainer(resourcesPerNode={"limits": {"cpu": 0.5, "memory": "4Gi"}}),)),
     ("fields", "error", (lambda job: job.update(apiVersion="trainer.kubeflow.org/v2"),)),
     ("names", "error", (metadata(),)),
     ("names", "error", (metadata(name="Night_7"),)),
