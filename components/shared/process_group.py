@@ -7,7 +7,7 @@ elastic itself knows no more of that than success and failure.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ from components.shared.strict_json import read_json
 
 PROCESSES_VARIABLE = "SHUTTERLINE_PROCESSES"  # of a pipeline's step on each node: a number, or auto
 OUTCOMES_VARIABLE = "SHUTTERLINE_GROUP_OUTCOMES"  # the launcher's: the directory
+STARTS_VARIABLE = "SHUTTERLINE_GROUP_STARTS"  # the launcher's: starts before this one, and how many there may be
+AGAIN_VARIABLE = "SHUTTERLINE_GROUP_AGAIN"  # the launcher's: why all were started again
+MEETING_VARIABLE = "SHUTTERLINE_GROUP_MEETING"  # the launcher's: name of this start, the same on all nodes
 _RESTARTED_CLEAN = "restarted-clean"  # there
 NODES_VARIABLE = "PET_NNODES"  # torchrun's, set by a platform that starts its processes, as Kubeflow Trainer
 _NODE_VARIABLE = "PET_NODE_RANK"
@@ -48,7 +51,12 @@ class Member:
 
 def member() -> Member:
     """This process in its group; without a ``WORLD_SIZE`` of several it is the first, whatever ``RANK`` is."""
-    restarts = {"restarts": _number("TORCHELASTIC_RESTART_COUNT"), "max_restarts": _number("TORCHELASTIC_MAX_RESTARTS")}
+    starts = os.environ.get(STARTS_VARIABLE, "").split()
+    if len(starts) == 2:
+        restarts = {"restarts": int(starts[0]), "max_restarts": int(starts[1])}
+    else:
+        counts = "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS"
+        restarts = {"restarts": _number(counts[0]), "max_restarts": _number(counts[1])}
     size = _number("WORLD_SIZE")
     if size <= 1:
         return Member(**restarts)
@@ -58,6 +66,24 @@ def member() -> Member:
 def _number(name: str) -> int:
     text = os.environ.get(name, "")
     return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def why_started_again() -> str:
+    """Why all processes of this group were started again; empty at their first start."""
+    if STARTS_VARIABLE in os.environ:
+        return os.environ.get(AGAIN_VARIABLE, "")
+    one = member()
+    return lost_again(one.restarts, one.max_restarts) if one.restarts else ""
+
+
+def lost_again(number: int, most: int) -> str:
+    """What is logged where all are started again because one was lost, for the how-manieth time of at most so many."""
+    return f"a process of the group was lost, and all were started again: {number} of at most {most} times"
+
+
+def node() -> int:
+    """The rank of this process's node, where torch elastic has started it."""
+    return _number("GROUP_RANK")
 
 
 def ignored_rank() -> str | None:
@@ -107,6 +133,7 @@ class Outcome:
     exit_code: int
     document: dict[str, Any]  # the step's record
     is_final: bool  # starting the group again would change nothing
+    goes_on: bool = False  # another node was asked to end, and the group goes on once that is back
 
     @property
     def is_lost(self) -> bool:
@@ -114,9 +141,12 @@ class Outcome:
         return (self.document.get("error") or {}).get("type") == GroupLostError.__name__
 
 
-def mark_end(error: BaseException, *, ends_together: bool) -> None:
-    """Note on an error that this process leaves its group with it: alone, or all for the same reason."""
-    error.__dict__["ends_together"] = ends_together
+def mark_end(error: BaseException, *, ends_together: bool, goes_on: bool = False) -> None:
+    """Note on an error that this process leaves its group with it: alone, or all for the same reason.
+
+    `goes_on`: another node was asked to end, and the group goes on once that is back.
+    """
+    error.__dict__.update(ends_together=ends_together, goes_on=goes_on)
 
 
 def should_report(error: BaseException) -> bool:
@@ -127,13 +157,17 @@ def should_report(error: BaseException) -> bool:
     """
     if is_rank_zero():
         return True
-    if _ends_together(error) or isinstance(error, GroupLostError):
+    if _ends_together(error) or (isinstance(error, GroupLostError) and in_group()):
         return False
     return "ends_together" in error.__dict__ or member().local_rank == 0
 
 
 def _ends_together(error: BaseException | None) -> bool:
     return error is not None and error.__dict__.get("ends_together") is True
+
+
+def _goes_on(error: BaseException) -> bool:
+    return error.__dict__.get("goes_on") is True
 
 
 def is_started_by_elastic() -> bool:
@@ -159,15 +193,17 @@ def leave_outcome(document: dict[str, Any], exit_code: int, error: BaseException
     """Leave how this process ends, where a launcher wants to know.
 
     Returns:
-        What the process is to end with: 0 also where all processes end with a failure that starting again would not
-        change, because torch elastic would.
+        What the process is to end with: 0 also where all processes end for the same reason, because torch elastic
+        ends the others of this node at once where one fails.
     """
     directory = _outcomes()
     if directory is None:
         return exit_code
     kind = (document.get("error") or {}).get("type")
+    goes_on = error is not None and _goes_on(error)
     is_final = exit_code in (EXIT_OK, EXIT_BAD_INPUT) or kind == DivergedError.__name__ or _ends_together(error)
-    write_json(_outcome_file(directory), {"exit_code": exit_code, "document": document, "is_final": is_final})
+    outcome = Outcome(exit_code, document, is_final and not goes_on, goes_on)
+    write_json(_outcome_file(directory), asdict(outcome))
     return EXIT_OK if _ends_together(error) else exit_code
 
 
@@ -179,7 +215,7 @@ def starts_again(error: BaseException) -> bool:
     """
     is_platforms = NODES_VARIABLE in os.environ
     if isinstance(error, Terminated):
-        return is_platforms
+        return is_platforms or _goes_on(error)
     if isinstance(error, InputError | DivergedError | KeyboardInterrupt) or _ends_together(error):
         return False
     return is_platforms or (is_started_by_elastic() and member().restarts < member().max_restarts)

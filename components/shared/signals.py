@@ -20,11 +20,15 @@ TERMINATING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Terminated(BaseException):
-    """The process received `signal`, which asks it to end. No `Exception`, so that nothing handles it as an error."""
+    """The process received `signal`, which asks it to end. No `Exception`, so that nothing handles it as an error.
 
-    def __init__(self, number: int = signal.SIGTERM) -> None:
+    Of a process that another one's signal ends, `reason` says which.
+    """
+
+    def __init__(self, number: int = signal.SIGTERM, reason: str = "") -> None:
         super().__init__()
         self.signal = signal.Signals(number)
+        self.reason = reason or self.signal.name
 
 
 class Termination:

@@ -128,7 +128,7 @@ def _run(
         try:
             return copy_context().run(frame.run, params, work, run)  # the run is current within it alone
         except Terminated as error:  # also one that comes while another end is being made ready
-            frame.cancel(error, error.signal.name, EXIT_TERMINATED)
+            frame.cancel(error, error.reason, EXIT_TERMINATED)
         finally:
             current_run.reset(outside)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
-import time
+import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,13 +17,12 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from components.classifier.device import choose_device
@@ -32,29 +31,40 @@ from components.classifier.images import Normaliser, StoredImages
 from components.classifier.inference import Predictions, chunks_of, predict
 from components.classifier.network import Network
 from components.shared.errors import DeviceError, GroupLostError, ShutterlineError
-from components.shared.process_group import error_of, in_group, mark_end, member, require_rendezvous, settled
-from components.shared.signals import Deferred
+from components.shared.process_group import (
+    MEETING_VARIABLE,
+    error_of,
+    in_group,
+    mark_end,
+    member,
+    node,
+    require_rendezvous,
+    settled,
+)
+from components.shared.signals import Deferred, Terminated
 from components.shared.staging import SCRATCH_VARIABLE
 from components.shared.text import first_line
+from components.train.nodes import unused_store
 
 T = TypeVar("T")
 
 # How long a process waits for the others: longer than fetching a dataset or writing a model takes.
 _TIMEOUT = timedelta(minutes=60)
-_STORE_POLL_S = 0.02
 
 
 @dataclass
 class Group:
     """This process among those that train together.
 
-    They agree by `control`, on the CPU whatever trains; `ends_together` is whether all of them end for the same reason.
+    They agree by `control`, on the CPU whatever trains; `ends_together` is whether all of them end for the same reason,
+    and `goes_on` whether the group goes on from there once another node is back.
     """
 
     rank: int = 0
     size: int = 1
     control: Any = None
     ends_together: bool = False
+    goes_on: bool = False
 
     @property
     def is_first(self) -> bool:
@@ -107,6 +117,23 @@ class Group:
         value: T | None = self.together(lambda: work() if self.is_first else None)
         return self.from_first(value)  # type: ignore[return-value] # rank 0's own
 
+    def leaving(self, asked: signal.Signals | None, position: str) -> Terminated:
+        """What this process ends with where some were asked to end, and all have left at one step.
+
+        The processes of a node that was asked end for good, all of them after Ctrl-C; another node's go on from
+        `position` once that node is back.
+        """
+        found = [(at, one) for at, one in self.gathered((node(), asked)) if one is not None]
+        self.ends_together = True
+        nodes = sorted({at for at, _ in found})
+        self.goes_on = node() not in nodes and signal.SIGINT not in [one for _, one in found]
+        if not self.goes_on:
+            return Terminated()
+        names = " and ".join(
+            f"node {at} ended by {next(one for each, one in found if each == at).name}" for at in nodes
+        )
+        return Terminated(reason=f"{names}; the group goes on from {position} once it is back")
+
     def together(self, work: Callable[[], T]) -> T:
         """This process's own work, which must wait for no other; an error in any process is raised in all of them."""
         if self.size == 1:
@@ -151,7 +178,8 @@ def join_group() -> Iterator[Group]:
         store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
             # It outlives the processes, and an earlier start's addresses in it would be waited for for ever.
-            store = unused_store(store, rank, size, _TIMEOUT)
+            meeting = os.environ.get(MEETING_VARIABLE)
+            store = PrefixStore(meeting, store) if meeting else unused_store(store, rank, size, _TIMEOUT)
         backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
         control = dist.new_group(backend="gloo", timeout=_TIMEOUT)
@@ -163,44 +191,12 @@ def join_group() -> Iterator[Group]:
                 raise error_of(earlier[0])
             yield group
     except BaseException as error:
-        mark_end(error, ends_together=group.ends_together)
+        mark_end(error, ends_together=group.ends_together, goes_on=group.goes_on)
         # What waits on a GPU for a process that is gone would keep this one from ending; the process ends anyway.
         if not has_nccl:
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
-
-
-def unused_store(store: Store, rank: int, size: int, timeout: timedelta) -> Store:
-    """A part of a store that is this start's alone; every process of the group must ask.
-
-    When a process is lost, torchrun starts all of them again, and torch 2.15 gives them the store that the ones before
-    have used (``torch/distributed/elastic/rendezvous/dynamic_rendezvous.py``). What gloo finds there first may be the
-    address of a process that is gone; it gives up after seven seconds, and one restart is used up for nothing. The
-    number of restarts is no name for the part: each node counts for itself, and one may have missed a start.
-    Rank 0 offers a new name, each other answers with a name of its own, and rank 0 confirms those that answered. An
-    offer that is confirmed to others, or never, is an earlier start's, and the next one is waited for.
-    """
-    own, seconds = uuid4().hex, f"{timeout.total_seconds():.0f} s"
-    names = PrefixStore("meeting", store)
-    try:
-        if rank == 0:
-            names.set("offer", own)
-            if answers := [f"{own}/{other}" for other in range(1, size)]:
-                names.wait(answers, timeout)
-            names.set(f"{own}/all", " ".join(names.get(answer).decode() for answer in answers))
-            return PrefixStore(own, store)
-        until = time.monotonic() + timeout.total_seconds()
-        names.wait(["offer"], timeout)
-    except dist.DistStoreError as error:
-        raise GroupLostError(f"not all processes came within {seconds}") from error
-    while time.monotonic() < until:
-        offer = names.get("offer").decode()
-        names.set(f"{offer}/{rank}", own)
-        if names.check([f"{offer}/all"]) and own in names.get(f"{offer}/all").decode().split():
-            return PrefixStore(offer, store)
-        time.sleep(_STORE_POLL_S)
-    raise GroupLostError(f"rank 0 did not come within {seconds}")
 
 
 @contextmanager

@@ -8,44 +8,43 @@ as Kubeflow Trainer does, the nodes find each other by them.
 from __future__ import annotations
 
 import ctypes
-import importlib
-import io
 import logging
 import os
 import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
-from copy import copy
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from components.shared.errors import DeviceError, GroupLostError, InputError, ShutterlineError
+from components.shared.errors import DeviceError, InputError, ShutterlineError
 from components.shared.extras import extras_named
 from components.shared.limits import usable_cpus
+from components.shared.logs import log_to_stderr, step_logger
 from components.shared.params.params import Params
 from components.shared.params.parsed import ParamsWarning
 from components.shared.process_group import (
-    NODES_VARIABLE,
+    AGAIN_VARIABLE,
+    MEETING_VARIABLE,
     OUTCOMES_VARIABLE,
+    STARTS_VARIABLE,
     Outcome,
     forget_outcome,
     in_group,
     is_launched,
     is_one_of_nodes,
+    is_rank_zero,
     is_started_by_elastic,
     member,
-    outcome_in,
-    require_rendezvous,
     settled,
 )
 from components.shared.run import RUN_VARIABLE
 from components.shared.signals import Terminated, not_ignored, sigterm_raises
 from components.shared.staging import SCRATCH_VARIABLE
-from components.shared.text import first_line
+from components.train.torchrun import nodes_options, warn_of_variables
 from components.train.worker_pools import name_nodes
 
 R = TypeVar("R")
@@ -53,9 +52,14 @@ R = TypeVar("R")
 RESTARTS = 3
 IN_PIPELINE = "--in-pipeline"  # before a `PipelineStep` as JSON, to each process of its group
 _LAUNCHER_VARIABLE = "SHUTTERLINE_GROUP_LAUNCHER"  # its process id
-_PREFIX = "PET_"  # torchrun's
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # torch elastic's
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
+
+# Where another node ends, or is not there yet, torch's C++ warns of each question that nobody answers, with its own
+# traces. It reads this when torch is imported.
+_QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+
+_log = step_logger("train")
 
 
 @dataclass
@@ -94,25 +98,39 @@ class Launch:
         is_node = is_one_of_nodes()
         # RANK and WORLD_SIZE alone, as Vertex AI sets them, are of nodes: one process of each may join as it is.
         is_member = is_started_by_elastic() or (in_group() and "LOCAL_RANK" in os.environ)
-        if is_member or (processes == "1" and not is_node):
+        if is_member:
+            return None
+        if processes == "1" and not is_node:
+            warn_of_variables(processes, 1)
             return None
         try:
-            with sigterm_raises(), extras_named("the step train", "train"), warnings.catch_warnings():
+            quiet = _unset(_QUIET) if is_node or in_group() else {}
+            with (
+                _with_variables(quiet),
+                sigterm_raises(),
+                extras_named("the step train", "train"),
+                warnings.catch_warnings(),
+            ):
                 warnings.simplefilter("ignore", ParamsWarning)
                 loaded = params()
                 count = processes_for(processes, loaded.device) if loaded is not None else 1
+                if is_rank_zero():
+                    warn_of_variables(processes, count)
                 if loaded is None or (count == 1 and not is_node):
                     return None
                 from components.classifier.check import check
 
                 check(loaded)  # once, and before anything is started
                 self.run = run()
-                return self._outcome_of(count, [] if is_node else _nodes())
+                return self._outcome_of(
+                    count, [] if is_node else nodes_options(), is_alone=not is_node and not in_group()
+                )
         except (ShutterlineError, OSError, Terminated, KeyboardInterrupt) as error:
             self.failure = error
             return None
 
-    def _outcome_of(self, processes: int, nodes: list[str]) -> Outcome:
+    def _outcome_of(self, processes: int, nodes: list[str], *, is_alone: bool) -> Outcome:
+        log_to_stderr()
         with TemporaryDirectory(prefix="shutterline-group-") as name:
             outcomes = Path(name) / "outcomes"
             outcomes.mkdir()
@@ -121,24 +139,22 @@ class Launch:
                 SCRATCH_VARIABLE: f"{name}/fetched",
                 RUN_VARIABLE: self.run,
                 "OMP_NUM_THREADS": str(max(1, usable_cpus() // processes)),
-                # A store for each start: nodes may count starts differently, and must not read an earlier one's
-                # addresses.
+                # torch's own rendezvous: a store for each start, without an earlier one's addresses.
                 "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
             }
-            added = {variable: value for variable, value in defaults.items() if not os.environ.get(variable)}
+            added = _unset(defaults | _QUIET)
             added |= {OUTCOMES_VARIABLE: str(outcomes), _LAUNCHER_VARIABLE: str(os.getpid())}
-            options = [f"--nproc-per-node={processes}", f"--max-restarts={self.restarts}", f"--log-dir={name}/logs"]
+            added |= {STARTS_VARIABLE: f"0 {self.restarts}", AGAIN_VARIABLE: "", MEETING_VARIABLE: ""}
+            options = [f"--nproc-per-node={processes}", f"--log-dir={name}/logs"]
             if (handled := not_ignored(*_SIGNALS)).keys() != set(_SIGNALS):
                 # By itself torch elastic takes SIGHUP although nohup has it ignored.
                 options.append(f"--signals-to-handle={','.join(number.name for number in handled)}")
-            with _as_launcher(added):
-                failure = _torchrun([*options, *nodes, "-m", "components.train", *self.arguments])
-            outcome = outcome_in(outcomes)
-            is_reported = (outcomes / "0.json").exists() or (outcome is not None and not outcome.is_lost)
-        # The others do not report that they have lost one, and nobody else does where the first was killed.
-        if outcome is not None and is_reported and (failure is None or outcome.exit_code):
-            return outcome
-        raise failure or GroupLostError("the processes of the group ended, and none left how")
+            with _as_launcher(added) as warn:
+                from components.train.elastic import Elastic, outcome_of_starts  # torch takes seconds
+
+                options += [*nodes, "-m", "components.train", *self.arguments]
+                elastic = Elastic(options, warn, is_alone=is_alone)
+                return outcome_of_starts(elastic, outcomes, processes, self.restarts)
 
 
 def begin_member() -> bool:
@@ -189,74 +205,45 @@ def processes_for(wanted: str, device: str) -> int:
     return int(wanted)
 
 
-def _nodes() -> list[str]:
-    """What torchrun's options say of the nodes where its own variables say nothing."""
-    if not in_group():
-        return ["--standalone"]
-    require_rendezvous()
-    names = {"nnodes": "WORLD_SIZE", "node-rank": "RANK", "master-addr": "MASTER_ADDR", "master-port": "MASTER_PORT"}
-    return [f"--{option}={os.environ[name]}" for option, name in names.items()]
-
-
-def _torchrun(options: Sequence[str]) -> BaseException | None:
-    """Run a group; what went wrong, as far as torch elastic knows."""
-    run: Any = importlib.import_module("torch.distributed.run")  # has no types
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-    arguments = _parsed(run, options)
-    try:
-        run.run(arguments)
-    except ChildFailedError as error:
-        codes = [(rank, one.exitcode) for rank, one in sorted(error.failures.items())]
-        ends = [f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}" for _, code in codes]
-        lost = [f"rank {rank} {end}" for (rank, _), end in zip(codes, ends, strict=True)]
-        return GroupLostError(f"processes of the group were lost: {', '.join(lost)}")
-    except SignalException as error:
-        return KeyboardInterrupt() if error.sigval == signal.SIGINT else Terminated(error.sigval)
-    except OSError:  # such as a disk that is full
-        raise
-    except Exception as error:  # of the rendezvous, and it has many
-        why = first_line(error) or type(error).__name__
-        return GroupLostError(f"the processes of the nodes did not find each other: {why}")
-    return None
-
-
-def _parsed(run: Any, options: Sequence[str]) -> Any:
-    """What torchrun makes of its options and variables; `InputError` where one cannot be used."""
-    printed = io.StringIO()
-    try:
-        with redirect_stderr(printed):
-            arguments = run.parse_args([*options])
-        run.config_from_args(copy(arguments))
-    except (SystemExit, AssertionError, ValueError, RuntimeError) as error:
-        why = printed.getvalue().rpartition("error: ")[2].strip() or first_line(error)
-        why = why or f"{NODES_VARIABLE} must be a number of nodes from 1, or MIN:MAX"
-        named = ", ".join(f"{name}={text}" for name, text in sorted(os.environ.items()) if name.startswith(_PREFIX))
-        raise InputError(f"torchrun cannot use its variables ({named or 'none is set'}): {why}") from error
-    return arguments
-
-
 @contextmanager
-def _as_launcher(added: dict[str, str]) -> Iterator[None]:
-    """Within, what this process starts has more variables, and torch logs nothing.
-
-    Its tables are for who writes launchers, and each process reports its end. After it signals do what they did before:
-    torch elastic takes them and does not give them back.
-    """
-    is_main, logged = threading.current_thread() is threading.main_thread(), logging.root.manager.disable
-    handlers = {number: signal.getsignal(number) for number in _SIGNALS} if is_main else {}
+def _with_variables(added: dict[str, str]) -> Iterator[None]:
+    """Within, there are more variables of the environment."""
     before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)
-    logging.disable()
     try:
         yield
     finally:
-        logging.disable(logged)
         for name, value in before.items():
-            os.environ.pop(name)
+            os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+def _unset(defaults: dict[str, str]) -> dict[str, str]:
+    return {variable: value for variable, value in defaults.items() if not os.environ.get(variable)}
+
+
+@contextmanager
+def _as_launcher(added: dict[str, str]) -> Iterator[Callable[[str], None]]:
+    """Within, what this process starts has more variables, and nothing is logged but by what is yielded.
+
+    torch's tables are for who writes launchers, and each process reports its end. After it signals do what they did
+    before: torch elastic takes them and does not give them back.
+    """
+    is_main, logged = threading.current_thread() is threading.main_thread(), logging.root.manager.disable
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS} if is_main else {}
+    logging.disable()
+
+    def warn(message: str) -> None:
+        logging.disable(logged)
+        _log.warning("%s", message)
+        logging.disable()
+
+    try:
+        with _with_variables(added):
+            yield warn
+    finally:
+        logging.disable(logged)
         for number, handler in handlers.items():
             if handler is not None:
                 signal.signal(number, handler)

@@ -25,7 +25,13 @@ from components.shared.logs import step_logger
 from components.shared.params.params import Params, parse
 from components.shared.params.source import read_raw
 from components.shared.params.training_id import training_id
-from components.shared.process_group import PROCESSES_VARIABLE, has_restarted_clean, is_rank_zero, leave_outcome, member
+from components.shared.process_group import (
+    PROCESSES_VARIABLE,
+    has_restarted_clean,
+    is_rank_zero,
+    leave_outcome,
+    why_started_again,
+)
 from components.shared.run import AUTO, checkpoints_of_run, events_of_checkpoints, run_of_artifact, step_run
 from components.shared.signals import Terminated
 from components.shared.staging import Staging, addresses_of
@@ -205,9 +211,8 @@ def train_step(
             shared_scratch(group),
             Staging(_log, emit, params) as staging,
         ):
-            if group.is_first and (restarts := member().restarts):
-                message = "a process of the group was lost, and all were started again: %d of at most %d times"
-                _log.warning(message, restarts, member().max_restarts)
+            if group.is_first and (why := why_started_again()):
+                _log.warning("%s", why)
             # Torch elastic starts all again with the same arguments, and what this run has saved since is its own.
             start_over = start_over and not any(group.gathered(has_restarted_clean()))
 

@@ -102,7 +102,7 @@ def train(
         if not loop.run():
             # If it was this process that got the signal, its own handler raises it when this block is left.
             group.ends_together = True
-            raise Terminated
+            raise loop.left or Terminated()
         # ONNX, its runtime and Jinja2: nothing before needs them.
         from components.train.model_files import commit_model, selection_of, write_weights
 
@@ -178,6 +178,7 @@ class _Loop:
         self._saved_at = time.monotonic()
         self._saved_position = self._position if is_resumed else None
         self._is_prepared = self._has_asked = False
+        self.left: Terminated | None = None  # what all end with that have left at one step
 
     @property
     def _position(self) -> tuple[int, int]:
@@ -283,6 +284,8 @@ class _Loop:
     def _leave(self) -> None:
         if self._position != self._saved_position:  # what is whole already is not written anew
             self._save()
+        position = manifest_of(self._trainer, self._inputs.dataset_sha256).position
+        self.left = self._trainer.group.leaving(self._ending.signal, position)
         self._report_saved(is_waiting=True)
         raise _Leave
 

@@ -11,7 +11,7 @@ from torch._C._distributed_c10d import HashStore
 from torch.distributed.distributed_c10d import Store
 
 from components.shared.errors import GroupLostError
-from components.train.group import unused_store
+from components.train.nodes import unused_store
 
 SOON, LATER = timedelta(milliseconds=200), timedelta(seconds=60)
 

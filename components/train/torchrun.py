@@ -1,0 +1,44 @@
+"""What torchrun's variables say, which Kubeflow Trainer sets on each node, and which of them have an effect here."""
+
+from __future__ import annotations
+
+import os
+
+from components.shared.logs import log_to_stderr, step_logger
+from components.shared.process_group import in_group, require_rendezvous
+
+PREFIX = "PET_"
+PROCESSES_VARIABLE = f"{PREFIX}NPROC_PER_NODE"
+# What has an effect here; the rest is decided by this step's own options, or of no use to it.
+_USED = (
+    *("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "RDZV_BACKEND", "RDZV_ENDPOINT", "RDZV_ID", "RDZV_CONF"),
+    *("LOCAL_ADDR", "MONITOR_INTERVAL", "SHUTDOWN_TIMEOUT", "NPROC_PER_NODE"),
+)
+
+
+def unused_variables() -> list[str]:
+    """Those that are set and have no effect here."""
+    known = {f"{PREFIX}{name}" for name in _USED}
+    return sorted(name for name, text in os.environ.items() if name.startswith(PREFIX) and text and name not in known)
+
+
+def nodes_options() -> list[str]:
+    """What torchrun's options say of the nodes where its own variables do not."""
+    if not in_group():
+        return ["--nnodes=1", "--node-rank=0", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    require_rendezvous()
+    names = {"nnodes": "WORLD_SIZE", "node-rank": "RANK", "master-addr": "MASTER_ADDR", "master-port": "MASTER_PORT"}
+    return [f"--{option}={os.environ[name]}" for option, name in names.items()]
+
+
+def warn_of_variables(processes: str, count: int) -> None:
+    """Log which of torchrun's variables have no effect."""
+    log_to_stderr()
+    log = step_logger("train")
+    named = os.environ.get(PROCESSES_VARIABLE, "")
+    if named and named != str(count) and (processes != "auto" or named.isdigit()):
+        log.warning(
+            "%s is %s, and has no effect: --processes is %s, here %d", PROCESSES_VARIABLE, named, processes, count
+        )
+    if unused := unused_variables():
+        log.warning("%s: no effect here", ", ".join(unused))
