@@ -12,7 +12,16 @@ from typing import Any, Literal
 import pytest
 from rich.console import Console
 
-from components.shared.events.data import Checkpoint, Error, PipelineEnded, Progress, State, StepOutcome, StepStarted
+from components.shared.events.data import (
+    Cancelled,
+    Checkpoint,
+    Error,
+    PipelineEnded,
+    Progress,
+    State,
+    StepOutcome,
+    StepStarted,
+)
 from components.shared.events.event import PIPELINE
 from components.shared.events.runs import fold
 from components.shared.events.watch import Counts
@@ -72,6 +81,7 @@ def train(*events: tuple[State, Any], attempt: int = 0) -> list[bytes]:
     return [source.next(state, data) for state, data in events]
 
 
+TAKEN_AWAY = Cancelled(9.0, "SIGTERM", 143, starts_again=True)
 WHY = "succeeded by its own events, and failed on the platform: main: Error (exit code 1)"
 EPOCH = "epoch 1/3, 100/300 batches, train loss 0.5, accuracy 0.5, learning rate 0.001, 2 s left, 51,234 images/s"
 SHOWN: dict[str, tuple[list[bytes], list[str]]] = {
@@ -101,6 +111,10 @@ SHOWN: dict[str, tuple[list[bytes], list[str]]] = {
          ended("failed", "train: out of memory", StepOutcome("data-prep", "cached"), StepOutcome("train", "killed"))],
         ["run-1 ✘ failed image-classifier since", "✔ cached data-prep", "✘ killed train epoch 1/3",
          "train: out of memory"],
+    ),
+    "by itself, and taken away by a platform that starts it again": (
+        train(("started", StepStarted("1.0", "pod-1")), ("cancelled", TAKEN_AWAY)),
+        ["run-1 ▶ running since", "■ cancelled train after 9 s, SIGTERM, likely to start again"],
     ),
     "a later attempt and its checkpoint": (
         train(("checkpoint", Checkpoint(4, 10, "gs://b/c")), ("progress", progress(5, 10)), attempt=2),
@@ -216,6 +230,7 @@ def test_no_figure_is_cut_or_wrapped(width: int) -> None:
         (a_pipeline("run-1")[:8], "the next event of train"),
         (a_pipeline("run-1")[:11], "evaluate to start"),
         (a_pipeline("run-1", "failed")[:-1], "the exit step to report the end"),
+        (train(("started", StepStarted("1.0", "pod-1")), ("cancelled", TAKEN_AWAY)), "train to start again"),
     ],
 )
 def test_a_run_says_what_it_waits_for(bodies: list[bytes], awaited: str) -> None:

@@ -30,7 +30,7 @@ from components.shared.errors import RetryableError
 from components.shared.events.data import EventData, Progress, Succeeded
 from components.shared.events.redaction import redact, register_secret
 from components.shared.kubeflow.api import token_of
-from components.shared.retry import bounded, pause_s, retry_after_s
+from components.shared.retry import bounded, countdown, pause_s, retry_after_s
 
 URL_VARIABLE = "KUBEFLOW_TRAINER_SERVER_URL"
 CA_VARIABLE, TOKEN_VARIABLE = "KUBEFLOW_TRAINER_SERVER_CA_CERT", "KUBEFLOW_TRAINER_SERVER_TOKEN"  # their files
@@ -130,6 +130,7 @@ class TrainerStatus(threading.Thread):
         self._is_idle = self._is_ending = self._has_cut = False
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._trouble = ""
+        self._time_left = countdown(LAST_S)
 
     @classmethod
     def started(cls, log: logging.Logger) -> Self | None:
@@ -156,12 +157,13 @@ class TrainerStatus(threading.Thread):
     def end(self, data: EventData) -> None:
         """Report the end, 100 % where the step has succeeded; else what was reached stays."""
         self._last = data if isinstance(data, Succeeded) else None
+        self._time_left = countdown(LAST_S)
         self._is_ending = True
         self._wake.put(None)
 
     def close(self) -> None:
-        """Wait for the last report, for so long as the end of a step may wait."""
-        self.join(LAST_S)
+        """Wait for the last report, at most two seconds from when the end was known."""
+        self.join(max(0.0, self._time_left()))
         if self.is_alive():
             self._note("no answer in time")
 
@@ -185,7 +187,7 @@ class TrainerStatus(threading.Thread):
                 failures += 1
             self._pause(pause)
         if self._last is not None or self._newest is not reported:
-            self._report(_status_of(self._newest, self._last), LAST_S)
+            self._report(_status_of(self._newest, self._last), max(0.1, self._time_left()))
 
     def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds
