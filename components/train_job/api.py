@@ -94,8 +94,8 @@ class Api:
     def _connected(self) -> Any:
         """A client with the credentials that are valid now."""
         configuration = self._client_module.Configuration()
-        if os.environ.get(KUBECONFIG_VARIABLE):
-            self._config_module.load_kube_config(client_configuration=configuration)
+        if named := os.environ.get(KUBECONFIG_VARIABLE):  # which the client itself reads when it is imported
+            self._config_module.load_kube_config(named, client_configuration=configuration)
         else:
             self._config_module.load_incluster_config(client_configuration=configuration)
             configuration.proxy = None  # which leads out of the cluster
@@ -103,8 +103,8 @@ class Api:
         return self._client_module.ApiClient(configuration)
 
     def _own_namespace(self) -> str:
-        if os.environ.get(KUBECONFIG_VARIABLE):
-            _, context = self._config_module.list_kube_config_contexts()
+        if named := os.environ.get(KUBECONFIG_VARIABLE):
+            _, context = self._config_module.list_kube_config_contexts(named)
             return str(context["context"].get("namespace") or "default")
         token = Path(self._config_module.incluster_config.SERVICE_TOKEN_FILENAME)
         with suppress(OSError):

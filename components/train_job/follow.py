@@ -58,6 +58,7 @@ class Follower:
         self._lines: SimpleQueue[Line | None] = SimpleQueue()
         self._pod_log: PodLog | None = None
         self._speaker = ""
+        self._heard: set[str] = set()
         self._logged_state = ""
         self._logged_losses: set[tuple[str, str]] = set()
         self._progress: Progress | None = None
@@ -165,10 +166,11 @@ class Follower:
         if speaker is None or not self._rights.log:
             self._speaker = speaker.pod if speaker is not None else self._speaker
             return
-        if speaker.uid != self._speaker:
+        if speaker.uid != self._speaker and speaker.uid not in self._heard:
             self._read_rest()
             self._pod_log, self._speaker = PodLog(self._api, speaker.pod, self._lines), speaker.uid
-        if self._pod_log is not None:
+            self._heard.add(speaker.uid)  # two that were made in one second have no order
+        if self._pod_log is not None and speaker.uid == self._speaker:
             self._pod_log.note(speaker.restarts, is_over=speaker.is_over)
 
     def _listen(self, seconds: float) -> None:

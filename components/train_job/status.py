@@ -152,11 +152,11 @@ def losses_of(pods: Sequence[Mapping[str, Any]]) -> Iterator[Loss]:
             if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True" and not reason:
                 yield Loss((uid, "disrupted"), name, f"taken away: {_reason(condition)}")
         for status in _containers(pod):
-            for which in ("lastState", "state"):
+            for which, start in (("lastState", -1), ("state", 0)):
                 ended = _get(status, dict, which, "terminated")
                 code = ended.get("exitCode")
                 if isinstance(code, int) and code != 0:
-                    key = (uid, f"{status.get('name')} {_text(ended, 'finishedAt')}")
+                    key = (uid, f"{status.get('name')} {_get(status, int, 'restartCount') + start}")
                     yield Loss(key, name, _how_ended(ended, code), code)
 
 

@@ -184,11 +184,11 @@ def test_what_ended_badly_is_named_once_with_its_reason() -> None:
     losses = list(losses_of(pods))
 
     assert losses == [
-        Loss(("uid of a", "node 07:01:00"), "a", "OOMKilled (exit code 137); it needs more memory", 137),
-        Loss(("uid of b", "node 07:01:00"), "b", "exit code 2", 2),
+        Loss(("uid of a", "node 0"), "a", "OOMKilled (exit code 137); it needs more memory", 137),
+        Loss(("uid of b", "node 0"), "b", "exit code 2", 2),
         Loss(("uid of c", "pod"), "c", "Evicted: The node was low on resource: memory."),
         Loss(("uid of d", "disrupted"), "d", "taken away: EvictionByEvictionAPI: Eviction API: evicting"),
-        Loss(("uid of f", "node 07:01:00"), "f", "exit code 2", 2),
+        Loss(("uid of f", "node 0"), "f", "exit code 2", 2),
     ]
     assert summary_of([losses[1], losses[4], losses[2]]) == (
         "2 pods, such as b: exit code 2; pod c: Evicted: The node was low on resource: memory."
