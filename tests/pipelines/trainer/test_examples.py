@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,10 +11,11 @@ from components.data_prep.__main__ import main as data_prep
 from components.shared.kubeflow.train_job import COMMAND, DEFAULT_RUNTIME
 from components.shared.version import __version__
 from components.train.__main__ import main as train
+from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_DATA, EXAMPLE_PARAMS
-from tests.peers.object_store import Bucket
+from tests.peers.gcs import GcsBucket
 from tests.pipelines.conftest import Environment
-from tests.pipelines.trainer.examples import RUNTIME, TRAIN_JOBS
+from tests.pipelines.trainer.examples import RUNTIME, TRAIN_JOBS, manifest
 from tests.pipelines.trainer.jobs import require_known, require_valid_pods, started
 
 
@@ -56,15 +58,23 @@ def test_no_job_holds_what_is_secret() -> None:
         assert all(set(entry["valueFrom"]) == {"secretKeyRef"} for entry in kept)
 
 
+def compiled(folder: Path) -> dict[str, Any]:
+    """A job of the digits' params that `shutterline compile` writes."""
+    places = ("--dataset", "gs://my-bucket/digits/dataset", "--model", "gs://my-bucket/digits/{run}/model")
+    file = folder / "job.yaml"
+    assert main(["compile", "--target", "trainjob", "--params", str(EXAMPLE_PARAMS), *places, "-o", str(file)]) == 0
+    return manifest(file)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "store"), [("trainjob-cpu", "s3"), ("trainjob-gpu", "gs")])
+@pytest.mark.parametrize("name", ["compiled", "trainjob-gpu"])
 def test_the_command_of_a_job_trains(
-    name: str, store: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: Environment
+    name: str, gcs_bucket: GcsBucket, tmp_path: Path, monkeypatch: Environment
 ) -> None:
-    """With its own params, which for the GPUs are what its config map is made of."""
-    bucket: Bucket = request.getfixturevalue({"s3": "s3_bucket", "gs": "gcs_bucket"}[store])
-    command, environment = started(TRAIN_JOBS[name], "shutterline-x7k2p")
-    mine = {f"{store}://my-bucket": bucket.uri, "/params/params.json": str(EXAMPLE_PARAMS)}
+    """That of a compiled one, and that for GPUs with the params that its config map is made of."""
+    job = compiled(tmp_path) if name == "compiled" else TRAIN_JOBS[name]
+    command, environment = started(job, "shutterline-x7k2p")
+    mine = {"gs://my-bucket": gcs_bucket.uri, "/params/params.json": str(EXAMPLE_PARAMS)}
     for theirs, ours in mine.items():
         command = [part.replace(theirs, ours) for part in command]
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -79,5 +89,5 @@ def test_the_command_of_a_job_trains(
     assert train([*arguments, "--set=num_epochs=1"]) == 0
 
     assert "/shutterline-x7k2p/" in model
-    key = model.removeprefix(f"{bucket.uri}/")
-    assert f"{key}/model.json" in bucket.names(key)
+    key = model.removeprefix(f"{gcs_bucket.uri}/")
+    assert f"{key}/model.json" in gcs_bucket.names(key)
