@@ -37,8 +37,7 @@ def warn_of_variables(processes: str, count: int) -> None:
     log = step_logger("train")
     named = os.environ.get(PROCESSES_VARIABLE, "")
     if named and named != str(count) and (processes != "auto" or named.isdigit()):
-        log.warning(
-            "%s is %s, and has no effect: --processes is %s, here %d", PROCESSES_VARIABLE, named, processes, count
-        )
+        message = "%s is %s, and has no effect: --processes is %s, which is %d here"
+        log.info(message, PROCESSES_VARIABLE, named, processes, count)
     if unused := unused_variables():
-        log.warning("%s: no effect here", ", ".join(unused))
+        log.warning("%s: of no effect here", ", ".join(unused))

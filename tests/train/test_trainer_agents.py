@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 import signal
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from components.shared.events.event import StepEvent
-from components.shared.events.spool import events_in
 from tests.examples import write_digits, write_params
-from tests.kill.lives import IMAGES, PARAMS, left_in
-from tests.train.pods import Pods, job_of_two
+from tests.kill.lives import IMAGES, PARAMS
+from tests.train.nodes_ended import requires_one_story
+from tests.train.pods import job_of_two
 from tests.train.test_launch import free_port
 
 pytestmark = pytest.mark.slow
@@ -34,23 +32,6 @@ def undisturbed(folder: Path) -> Path:
     assert [pod.codes for pod in job.pods] == [[0], [0]], job.log
     assert job.pods[1].log == "", "one speaks"
     return folder / "undisturbed"
-
-
-def events_of(folder: Path) -> list[StepEvent]:
-    return list(events_in(folder / "events"))
-
-
-def requires_one_story(job: Pods, folder: Path, undisturbed: Path, *, is_killed: bool) -> None:
-    assert left_in(folder / "model") == left_in(undisturbed / "model"), job.log
-    found = events_of(folder)
-    assert len({(event.source, event.id) for event in found}) == len(found), job.log
-    assert [event.state for event in found].count("succeeded") == 1, job.log
-    starts = Counter(event.source for event in found if event.state == "started")
-    ends = Counter(event.source for event in found if event.is_terminal)
-    assert set(starts.values()) == {1}
-    assert set(ends.values()) == {1}
-    if not is_killed:
-        assert starts.keys() == ends.keys(), job.log
 
 
 @pytest.mark.parametrize("index", [0, 1])
