@@ -28,6 +28,7 @@ from pipelines.compiled import (
 from pipelines.lint.findings import Finding, Note, Rule, findings_of
 from pipelines.lint.images import local_images, unpinned_images
 from pipelines.lint.secrets import CREDENTIALS, names_credentials, secret_notes, secrets_in
+from pipelines.lint.stock_runtime import stock_runtime
 from pipelines.lint.view import Step, View, mappings, step_of, text
 from pipelines.settings.kubeflow import FIRST_RELEASE, SHM_PATH
 
@@ -89,9 +90,11 @@ def _nodes(view: View) -> Iterator[Note]:
     for step in view.steps:
         if step.component == "train_job":
             try:
-                NodeSpec.from_json(step.nodes_text)
+                spec = NodeSpec.from_json(step.nodes_text)
             except InputError as error:
                 yield Note("error", step.nodes_where, str(error), "correct the settings and compile anew")
+            else:
+                yield from stock_runtime(step.nodes_where, spec.runtime.kind, spec.runtime.name)
 
 
 def _params(view: View) -> Iterator[Note]:
@@ -248,7 +251,7 @@ RULES: tuple[Rule[View], ...] = (
     Rule("foreign-platform", "a file, or part of it, for another platform", _foreign_platform),
     Rule("backend", "fields that older releases of Kubeflow Pipelines refuse", _backend),
     Rule("params", "a default of `params` that is no valid params", _params),
-    Rule("nodes", "what several nodes shall get that is nothing of the kind", _nodes),
+    Rule("nodes", "what several nodes cannot get, and a runtime that tries bad input again", _nodes),
     Rule("limits", "steps without limits of processors or memory", _limits),
     Rule("shared-memory", "accelerators without shared memory", _shared_memory),
     Rule("cached-side-effects", "caching of steps that are run for what they do", _cached_side_effects),

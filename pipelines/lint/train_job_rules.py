@@ -19,12 +19,12 @@ from pipelines.compiled import mapping
 from pipelines.lint.findings import Finding, Note, Rule, Severity, findings_of
 from pipelines.lint.images import local_images, unpinned_images
 from pipelines.lint.secrets import names_credentials, secret_notes, secrets_in
+from pipelines.lint.stock_runtime import RUNTIME_FILE, stock_runtime
 from pipelines.lint.train_job_fields import misfits
-from pipelines.lint.train_job_view import STOCK_RUNTIME, TrainJob, TrainJobFile
+from pipelines.lint.train_job_view import TrainJob, TrainJobFile
 from pipelines.lint.view import mappings, text
 from pipelines.settings.kubeflow import SHM_PATH
 
-_RUNTIME_FILE = "pipelines/examples/trainer/runtime.yaml"
 _DOMAIN = r"(?=.{1,253}/)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _MANAGER = re.compile(rf"{_DOMAIN}/[A-Za-z0-9/\-._~%!$&'()*+,;=:]+")
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -74,7 +74,7 @@ def _fields(job: TrainJob) -> Iterator[Note]:
         if not is_unknown:
             yield Note("error", path, message, "the API server refuses the job otherwise")
         elif name in _RESTART_FIELDS:
-            advice = f"say it in the runtime, as {_RUNTIME_FILE} does; no TrainJob can"
+            advice = f"say it in the runtime, as {RUNTIME_FILE} does; no TrainJob can"
             yield Note("error", path, "a TrainJob has no such field, so it has no effect", advice, name)
         else:
             advice = _FIELD_ADVICE.get(name, message)
@@ -225,10 +225,7 @@ def _run_id(job: TrainJob) -> Iterator[Note]:
 
 
 def _restarts(job: TrainJob) -> Iterator[Note]:
-    if job.runtime == ("ClusterTrainingRuntime", STOCK_RUNTIME):
-        message = "Trainer's own runtime tries bad input again, and deletes pods and logs when it gives up"
-        advice = f"name the TrainingRuntime {DEFAULT_RUNTIME} of {_RUNTIME_FILE}, once in the namespace"
-        yield Note("warning", job.at("spec", "runtimeRef"), message, advice)
+    return stock_runtime(job.at("spec", "runtimeRef"), *job.runtime)
 
 
 def _limits(job: TrainJob) -> Iterator[Note]:

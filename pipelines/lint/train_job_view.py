@@ -13,14 +13,14 @@ from components.shared.errors import InputError
 from components.shared.kubeflow.train_job import COMMAND, DEFAULT_RUNTIME, GROUP, KIND, NODE
 from components.shared.strict_yaml import DocumentError, parse_yaml, read_text
 from pipelines.compiled import LARGEST, child, mapping
+from pipelines.lint.stock_runtime import STOCK_RUNTIME
 from pipelines.lint.view import mappings, text
 
 _MOST_VALUES = 100_000
 # Volumes that end with the pod, or that nothing can be written to.
 _PASSING = frozenset({"emptyDir", "configMap", "secret", "projected", "downwardAPI", "image", "ephemeral"})
 # Runtimes of which it is known that they mount nothing: ours, and Trainer's own.
-_BARE_RUNTIMES = frozenset({DEFAULT_RUNTIME, "torch-distributed"})
-STOCK_RUNTIME = "torch-distributed"
+_BARE_RUNTIMES = frozenset({DEFAULT_RUNTIME, STOCK_RUNTIME})
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,12 @@ def pipeline(checkpoints: str = "auto", **said: Any) -> CompiledPipeline:
         ("nodes", "error", "nodes: nodes: ", {"nodes": "many"}),
         ("nodes", "error", "env: ", {"env": {"PET_NNODES": "2"}}),
         ("nodes", "error", "nodes: color: ", {"color": "red"}),
+        (
+            "nodes",
+            "warning",
+            "tries bad input again",
+            {"runtime": {"kind": "ClusterTrainingRuntime", "name": "torch-distributed"}},
+        ),
         ("limits", "warning", "the nodes that train have no limit: memory", {"memory": None}),
         ("shared-memory", "warning", "64 MiB of /dev/shm", {"shm": None}),
         ("retries", "warning", "its time limit", {"timeout_s": 3600}),
