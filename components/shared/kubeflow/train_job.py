@@ -40,9 +40,13 @@ REFUSED = {
     "pull_policy": "Trainer takes none of a TrainJob; set imagePullPolicy of the container node in the runtime",
 }
 _SHM_PATH = "/dev/shm"  # noqa: S108 - the mount point that the C library names, nothing is written by us
-# The five that Trainer's webhook refuses begin so; torch elastic takes every other of its options by such a name too.
-_RESERVED_PREFIXES = ("PET_", "KUBEFLOW_TRAINER_", "TORCHELASTIC_")
-_RESERVED = frozenset({"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"})
+# The five that Trainer's webhook refuses, and what torch elastic sets for its processes. Others of torchrun's, such as
+# PET_RDZV_CONF, are the user's.
+_RESERVED = frozenset(
+    "PET_NNODES PET_NPROC_PER_NODE PET_NODE_RANK PET_MASTER_ADDR PET_MASTER_PORT "
+    "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT".split()
+)
+_RESERVED_PREFIXES = ("KUBEFLOW_TRAINER_", "TORCHELASTIC_")
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _GENERATED = re.compile(r"[a-z][-a-z0-9]*")
 # Linux takes one argument of a process up to here, its end included (MAX_ARG_STRLEN).

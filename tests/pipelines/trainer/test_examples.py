@@ -15,7 +15,7 @@ from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_DATA, EXAMPLE_PARAMS
 from tests.peers.gcs import GcsBucket
 from tests.pipelines.conftest import Environment
-from tests.pipelines.trainer.examples import RUNTIME, TRAIN_JOBS, manifest
+from tests.pipelines.trainer.examples import FOLDER, RUNTIME, TRAIN_JOBS, manifest
 from tests.pipelines.trainer.jobs import require_known, require_valid_pods, started
 
 
@@ -50,6 +50,21 @@ def test_under_the_runtime_bad_input_ends_the_job_and_its_pods_stay() -> None:
     assert replicated["template"]["metadata"]["labels"] == {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
     (container,) = job["template"]["spec"]["containers"]
     assert container["image"] == f"registry.example.com/shutterline/train:{__version__}"
+
+
+def test_what_the_runtime_says_of_spot_nodes_is_taken_too(tmp_path: Path) -> None:
+    text = (FOLDER / "runtime.yaml").read_text(encoding="utf-8")
+    (tmp_path / "spot.yaml").write_text(text.replace("# - {action: Ignore", "- {action: Ignore"))
+    spot = manifest(tmp_path / "spot.yaml")
+
+    require_known(spot)
+    require_valid_pods(TRAIN_JOBS["trainjob-cpu"], spot)
+
+    (replicated,) = spot["spec"]["template"]["spec"]["replicatedJobs"]
+    assert [rule["action"] for rule in replicated["template"]["spec"]["podFailurePolicy"]["rules"]] == [
+        "FailJob",
+        "Ignore",
+    ]
 
 
 def test_no_job_holds_what_is_secret() -> None:

@@ -20,7 +20,7 @@ EVERYTHING: dict[str, Any] = {
     "memory_request": "32Gi",
     "gpu": {"count": 4, "resource": "nvidia.com/gpu"},
     "shm": "8Gi",
-    "env": {"NCCL_DEBUG": "INFO"},
+    "env": {"NCCL_DEBUG": "INFO", "PET_RDZV_CONF": "timeout=1800"},
     "secret_env": {"KEY_ID": {"secret": "s3", "key": "id"}, "TOKEN": {"secret": "t", "key": "k", "optional": True}},
     "secret_files": [{"secret": "gcs", "path": "/secrets/gcs"}, {"secret": "ca", "path": "/ca", "optional": True}],
     "volumes": [{"claim": "work", "path": "/work", "sub_path": "runs"}, {"claim": "cache", "path": "/cache"}],
@@ -89,6 +89,7 @@ def test_every_setting_of_a_node_has_its_place() -> None:
     assert spec["trainer"]["env"] == [
         {"name": "KEY_ID", "valueFrom": {"secretKeyRef": {"name": "s3", "key": "id"}}},
         {"name": "NCCL_DEBUG", "value": "INFO"},
+        {"name": "PET_RDZV_CONF", "value": "timeout=1800"},
         {"name": "SHUTTERLINE_CLAIMS", "value": '{"/cache": "cache", "/work": "work"}'},
         {"name": "SHUTTERLINE_RUN_ID", "value": "7"},
         {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "t", "key": "k", "optional": True}}},
