@@ -17,7 +17,7 @@ import click
 from components.shared.command import discard, print_message
 from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError, ShutterlineError
 from components.shared.events.event import StepEvent, is_run_id
-from components.shared.events.runs import RESTART, RunView
+from components.shared.events.runs import SILENCE, RunView
 from components.shared.events.watch import Counts, Subscriber, follow
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigterm_raises
 from pipelines.options import SET, flag, option, options, seconds, unwrapped
@@ -30,7 +30,7 @@ _EPILOG = """\
 A subscription of Pub/Sub remembers what was shown, for all who use it: give each purpose one of its own, since what
 --run passes over is not shown to another watcher either. On Kafka nothing is remembered without --group, and there
 --until-done reads on to the newest event: a run that was retried behind its end goes on, or has another end. A step
-that is a run by itself and is likely to start again, as after Kubeflow Trainer's SIGTERM, has 5 minutes for it.
+that is a run by itself and is likely to start again, as after Kubeflow Trainer's SIGTERM, has 15 minutes for it.
 
 exit codes:
   0    the run succeeded (--until-done), or --timeout came to its end without --until-done
@@ -141,7 +141,7 @@ def _follow(
     ended = view.starting_again if view is not None else None
     if view is not None and (state := view.end_at(datetime.now(UTC))) is not None:
         if ended is not None:
-            print_message(f"{view.run}: {ended.step} {state}, and did not start again within {duration(RESTART)}")
+            print_message(f"{view.run}: {ended.step} {state}, and did not start again within {duration(SILENCE)}")
         return _EXIT_CODES[state]
     which = run or (view.run if view else "any run")
     which += f", whose {ended.step} {ended.state} and is likely to start again," if ended is not None else ""

@@ -144,7 +144,7 @@ def test_a_step_that_a_platform_starts_again_is_waited_for(status: str) -> None:
     done = watched(*options)
 
     assert (ended.returncode, waiting.returncode, done.returncode) == (130, 1, 0)
-    assert ended.stderr.endswith("\nrun-1: train cancelled, and did not start again within 5 min 00 s\n")
+    assert ended.stderr.endswith("\nrun-1: train cancelled, and did not start again within 15 min 00 s\n")
     no_end = "no end of run-1, whose train cancelled and is likely to start again, within 1 s"
     assert waiting.stderr.endswith(f"{no_end}\n")
     assert len(done.stdout.splitlines()) == 9

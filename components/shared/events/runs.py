@@ -22,12 +22,9 @@ from components.shared.events.event import PIPELINE, StepEvent
 
 RunState = Literal["running", "succeeded", "failed", "cancelled", "unknown"]
 
-# A step at work emits every 5 s, and longer silences are pods that wait for a node. After so much of it the events
-# alone do not show whether the run still goes on.
+# A step at work emits every 5 s, and longer silences are pods that wait for a node, as a group does for a node that has
+# ended. After so much of it the events alone do not show whether the run still goes on.
 SILENCE = timedelta(minutes=15)
-# An end that its step takes for one that a next attempt follows is the run's after so long without it: a pod is there
-# again in 15 s to 30 s where a machine has room and the image, and in minutes on one that must be added.
-RESTART = timedelta(minutes=5)
 
 _Process = tuple[str, int]  # source and attempt
 
@@ -149,7 +146,7 @@ class RunView:
 
     def end_at(self, now: datetime) -> RunState | None:
         """How the run ended, None while it goes on: also while a step that has ended is likely to start again."""
-        if self.starting_again is not None and now - self.starting_again.last > RESTART:
+        if self.starting_again is not None and now - self.starting_again.last > SILENCE:
             return cast("RunState", self.starting_again.state)
         return self.state if self.is_done else None
 
