@@ -123,7 +123,7 @@ def validate(
 @click.command()
 @params_file(EXAMPLES_OWN)
 @SET
-@option("-o", "--output", metavar="FILE", type=path, default="pipeline.yaml", show_default=True, help="File to write.")
+@option("-o", "--output", metavar="FILE", type=path, help="File to write; default: pipeline.yaml, or train-job.yaml.")
 @platform("The platform; trainjob: training alone, as a TrainJob of Kubeflow Trainer.", also=(TRAIN_JOB,))
 @SETTINGS
 @option("--data", metavar="LOCATION", type=text, help="Default of the pipeline's input data, gs://… or s3://…, with "
@@ -142,7 +142,7 @@ def compile(
     *,
     params: str | None,
     overrides: Sequence[str],
-    output: Path,
+    output: Path | None,
     target: CompileTarget | None,
     settings: Path | None,
     data: str | None,
@@ -162,6 +162,7 @@ def compile(
 
     A TrainJob is for `kubectl create`. Its nodes get what settings for Kubeflow have train get.
     """
+    output = output or Path("train-job.yaml" if target == TRAIN_JOB else "pipeline.yaml")
     of_pipelines: dict[str, object] = {"data": data, "cache": cache}
     of_jobs: dict[str, object] = {"dataset": dataset, "model": model}
     for name, given in (of_pipelines if target == TRAIN_JOB else of_jobs).items():

@@ -50,11 +50,11 @@ def params(here: Path) -> Path:
 
 
 def test_without_settings_it_is_a_node_with_the_defaults(shutterline: Shutterline, here: Path, params: Path) -> None:
-    done = shutterline("compile", "--target", "trainjob", "--params", params, *PLACES, "-o", "runs/job.yaml")
+    done = shutterline("compile", "--target", "trainjob", "--params", params, *PLACES)
 
     assert (done.code, done.err) == (0, "")
-    assert done.out.splitlines()[0] == "wrote runs/job.yaml"
-    job = job_in(here / "runs" / "job.yaml")
+    assert done.out.splitlines()[0] == "wrote train-job.yaml"
+    job = job_in(here / "train-job.yaml")
     assert job["metadata"] == {"generateName": "shutterline-"}
     assert job["spec"]["runtimeRef"]["name"] == "shutterline"
     trainer = job["spec"]["trainer"]
@@ -96,8 +96,8 @@ def test_the_nodes_get_what_settings_for_kubeflow_have_train_get(
     assert (here / "again.yaml").read_text() == (here / "job.yaml").read_text().replace("job.yaml", "again.yaml")
     assert shutterline(*compile, "--set", "device=auto", "--set", "learning_rate=0.5", "-o", "job.yaml").code == 0
     assert kept not in started(job_in(here / "job.yaml"), "name")[0], "other params keep their checkpoints elsewhere"
-    assert shutterline(*compile, "--checkpoints", "s3://bucket/of {run}", "-o", "job.yaml").code == 0
-    assert "--checkpoints=s3://bucket/of name" in started(job_in(here / "job.yaml"), "name")[0]
+    assert shutterline(*compile, "--checkpoints", "s3://bucket/of {run}", "-o", "runs/job.yaml").code == 0
+    assert "--checkpoints=s3://bucket/of name" in started(job_in(here / "runs" / "job.yaml"), "name")[0]
 
 
 @pytest.mark.parametrize("text", ["$(HOME) $$ $(SHUTTERLINE_RUN_ID) {run}", "no: yes # 1é", "  - |- '\"\\"])
