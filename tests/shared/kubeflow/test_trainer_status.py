@@ -167,6 +167,13 @@ def test_trouble_is_logged_once_with_its_reason_and_its_end_once(
     assert back.endswith(" progress is reported to Kubeflow Trainer again")
 
 
+def test_a_server_that_asks_for_time_has_it_until_the_end(server: TrainerStatusServer) -> None:
+    server.faults.append((429, {"Retry-After": "3600"}))
+    assert run(progress(1, 4), lambda: server.wait(1), *(progress(epoch, 400) for epoch in range(2, 300))) == 0
+    assert server.answers == [429, 200]
+    assert [figures(report)["epoch"] for report in server.reports] == ["299"]
+
+
 @pytest.mark.parametrize("is_silent", [False, True], ids=["nobody there", "accepts and never answers"])
 def test_a_server_that_is_away_costs_the_end_a_bounded_moment(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, is_silent: bool
