@@ -24,13 +24,15 @@ def pipeline_for(configure: Configure, nodes: str = "") -> Any:
     """The pipeline with its tasks configured.
 
     Where several nodes train, `nodes` is what each of them gets, as NodeSpec's JSON: the task train then has Kubeflow
-    Trainer do it, and data prep says where the dataset is, which that task's own pod needs no copy of.
+    Trainer do it, data prep says where the dataset is, which that task's own pod needs no copy of, and the exit step
+    ends a training that nobody waits for.
 
     Each artifact travels with its SHA-256. Kubeflow's cache knows input artifacts by their names alone, so without it
     training would be served from the cache for another dataset; and what arrives is checked against it.
     """
     if nodes:
-        from components.data_prep.located_component import data_prep as located_data_prep
+        from components.data_prep.nodes_component import data_prep as data_prep_of_nodes
+        from components.exit_step.nodes_component import exit_step as exit_step_of_nodes
         from components.train_job.component import train as train_job
 
     @dsl.pipeline(name=PIPELINE_NAME, display_name="Shutterline image classifier", description=DESCRIPTION)
@@ -43,12 +45,12 @@ def pipeline_for(configure: Configure, nodes: str = "") -> Any:
             checkpoints: Where training keeps its checkpoints: gs://…, s3://…, a directory of a volume, or auto: beside
                 the run's artifacts; empty: beside the model, until the machine ends.
         """
-        last = exit_step(
+        last = (exit_step_of_nodes if nodes else exit_step)(
             params=params, job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, job_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER
         )
         configure("exit", last.set_display_name("exit"))
         with dsl.ExitHandler(last, name="run"):
-            prepared = (located_data_prep if nodes else data_prep)(params=params, data=data)
+            prepared = (data_prep_of_nodes if nodes else data_prep)(params=params, data=data)
             configure("data-prep", prepared.set_display_name("data prep"))
             dataset, dataset_sha256 = prepared.outputs["dataset"], prepared.outputs["dataset_sha256"]
             inputs = {"params": params, "dataset_sha256": dataset_sha256, "checkpoints": checkpoints}

@@ -86,9 +86,8 @@ def compiled_pipeline(
     nodes = distributed.node_spec(images["train"].reference).to_json() if distributed else ""
 
     def configure(step: StepName, task: Any) -> None:
-        task.set_container_image(
-            images["train-job"].reference if step == "train" and nodes else reference_of(step, images)
-        )
+        has_nodes = bool(nodes) and step in ("train", "exit")
+        task.set_container_image(images["train-job"].reference if has_nodes else reference_of(step, images))
         if settings is not None:
             _configure(settings, step, task)
 

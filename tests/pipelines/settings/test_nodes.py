@@ -69,7 +69,8 @@ def test_the_step_that_waits_is_small_and_has_the_nodes_credentials(pipeline: Co
     train = places_of(pipeline, "train")
     environment, kubernetes = train["environment"], dict(train["kubernetes"])
 
-    assert train["container"]["image"] == f"shutterline/train-job:{__version__}"
+    for step in (train, places_of(pipeline, "exit")):  # whatever is left of a training, the exit step ends
+        assert step["container"]["image"] == f"shutterline/train-job:{__version__}"
     assert train["container"]["resources"] == {"resourceCpuLimit": "500m", "resourceMemoryLimit": "512Mi"} | {
         key: value for key, value in train["container"]["resources"].items() if key not in
         ("resourceCpuLimit", "resourceMemoryLimit") and not key.startswith("resource")
@@ -108,7 +109,7 @@ def test_one_node_is_what_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_pipeline_of_one_node_is_made_without_anything_of_this() -> None:
     made = "from pipelines.image_classifier import pipeline_for; pipeline_for(lambda step, task: None)"
-    asked = "import sys; print(*(name for name in sys.modules if 'train_job' in name or 'located' in name))"
+    asked = "import sys; print(*(name for name in sys.modules if 'train_job' in name or 'nodes_component' in name))"
     done = subprocess.run([sys.executable, "-c", f"{made}; {asked}"], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
     for image in ("data-prep", "train", "evaluate"):

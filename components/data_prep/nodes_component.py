@@ -1,4 +1,4 @@
-"""Data prep as a KFP component that also says where the dataset is, for a step that has others read it there."""
+"""Data prep as a KFP component where several nodes train: it also says where the dataset is, which they read."""
 
 # No postponed annotations here: kfp reads the artifact types from them.
 from kfp import dsl
