@@ -17,10 +17,7 @@ _SETTING = re.compile(r"(?:^|[\s;&|'\"])([A-Za-z_][A-Za-z0-9_]*)=(['\"]?)([^\s'\
 _SOURCE = re.compile(r"^\s*(?:def|import|from|class) ", re.MULTILINE)
 
 CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
-_ADVICE = (
-    "remove it and change the secret, because all who saw the file know it; keep it in a Kubernetes secret "
-    "(secret_env or secret_files in the settings) or in Secret Manager (a …_FILE variable with sm://projects/…)"
-)
+_KEPT = "(secret_env or secret_files in the settings) or in Secret Manager (a …_FILE variable with sm://projects/…)"
 # Parts of a file, each with its path.
 Parts = Iterable[tuple[str, Any]]
 
@@ -32,13 +29,16 @@ def names_credentials(variable: str) -> bool:
     return variable == CREDENTIALS or of_kafka or secret
 
 
-def secret_notes(documents: Parts, arguments: Parts) -> Iterator[Note]:
-    """The rule ``secret-value`` of documents, and of lists of a command's arguments."""
+def secret_notes(documents: Parts, arguments: Parts, kept: str = _KEPT) -> Iterator[Note]:
+    """The rule ``secret-value`` of documents, and of lists of a command's arguments; `kept` is how one is named."""
+    advice = (
+        f"remove it and change the secret, because all who saw the file know it; keep it in a Kubernetes secret {kept}"
+    )
     found: dict[str, str] = {}
     for where, what, _ in secrets_in(documents, arguments):
         found.setdefault(where, what)  # the first of each path
     for where, what in found.items():
-        yield Note("error", where, what, _ADVICE)
+        yield Note("error", where, what, advice)
 
 
 def secrets_in(documents: Parts, arguments: Parts) -> Iterator[tuple[str, str, str]]:

@@ -55,7 +55,7 @@ def _jobs(check: Callable[[TrainJob], Iterable[Note]], *, ours: bool) -> Callabl
 
 
 def _secret_value(file: TrainJobFile) -> Iterator[Note]:
-    return secret_notes(file.documents, file.arguments)
+    return secret_notes(file.documents, file.arguments, "(valueFrom: {secretKeyRef: …}, or mounted as files)")
 
 
 def _images(job: TrainJob) -> Iterator[tuple[str, str]]:
