@@ -287,7 +287,7 @@ def _refusal(error: ApiError, namespace: str) -> PlatformRefusedError:
         text = f"this Kubeflow Trainer is too old, and 2.2 or later is needed: {text}"
     elif "admission webhook" in text or error.status in (400, 422):
         text = f"the cluster refuses the TrainJob: {text.partition('denied the request: ')[2] or text}"
-        if "runtimeRef" in text:
+        if "runtimeref: " in text.lower():
             text += f"; {RUNTIME} has a runtime, and the setting train.runtime names it"
     elif error.status == 403:
         text = f"{text}; {_role()}"

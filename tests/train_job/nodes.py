@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,12 +27,15 @@ class Nodes:
         api.on_create = self._note
         api.on_delete = self._delete
 
-    def play(self, script: Callable[[], None]) -> None:
-        """Do so with the first job that is made, on a thread of its own."""
+    def play(self, script: Callable[[], None], *, anew: bool = False) -> None:
+        """Do so with the job that is there or will be made, on a thread of its own; `anew`: with the next."""
+        if anew:
+            self._created.clear()
 
         def run() -> None:
+            if not self._created.wait(60):
+                return  # there was none
             try:
-                assert self._created.wait(20)
                 script()
             except BaseException as error:
                 self.trouble.append(error)
@@ -117,6 +121,14 @@ class Nodes:
             pod["status"] = status
 
         self._api.store.update("pods", self._api.namespace, self._pods[index], change)
+
+    @property
+    def has_started(self) -> bool:
+        return bool(self._pods)
+
+    def wait_a_second(self) -> None:
+        """Until the second is another: logs are asked for by the second."""
+        time.sleep(1.05)
 
     def gone(self) -> bool:
         return not self._api.store.select("trainjobs")
