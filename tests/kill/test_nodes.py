@@ -14,7 +14,7 @@ import pytest
 from tests.examples import write_params
 from tests.kill.lives import PARAMS, descendants_of, draws_of, runs
 from tests.kill.test_processes import is_training
-from tests.train.nodes_ended import requires_one_story
+from tests.train.nodes_ended import requires_one_story, succeeded
 from tests.train.pods import Pods, job_of_two
 from tests.train.test_launch import free_port
 
@@ -66,8 +66,9 @@ def test_a_node_that_goes_at_any_moment(undisturbed: Undisturbed, tmp_path: Path
             if all(pod.is_running for pod in job.pods):
                 begun, struck = job.begun, time.monotonic()
                 what = strike(job, draws, how)
+                before = succeeded(folder) if how == "killed" else 0
                 job.until(lambda: job.begun > begun or all(pod.is_done for pod in job.pods))  # noqa: B023
                 went_on = time.monotonic() - struck
             job.until_done()
     print(f"{what} after {after:.1f} s of {undisturbed.life_s:.1f} s: went on after {went_on:.1f} s")
-    requires_one_story(job, folder, undisturbed.folder, is_killed=how == "killed")
+    requires_one_story(job, folder, undisturbed.folder, is_killed=how == "killed", before=before)

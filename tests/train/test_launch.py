@@ -293,59 +293,13 @@ def test_processes_that_cannot_be(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("variables", "message"),
-    [
-        ({"PET_NNODES": "two"}, "(PET_NNODES=two): invalid literal for int() with base 10: 'two'"),
-        ({"PET_NNODES": "3:2"}, "(PET_NNODES=3:2): min_nodes must be > 0 and <= max_nodes"),
-        ({"PET_NNODES": "2", "PET_NODE_RANK": "first"}, "argument --node-rank/--node_rank: invalid int value: 'first'"),
-        (
-            {"PET_NNODES": "2", "PET_MONITOR_INTERVAL": "soon"},
-            "(PET_MONITOR_INTERVAL=soon, PET_NNODES=2): argument --monitor-interval",
-        ),
-    ],
-)
-def test_a_platforms_variables_that_cannot_be(
-    folder: Path,
-    tmp_path: Path,
-    variables: dict[str, str],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    for name, value in {**variables, "SHUTTERLINE_RECORDS": str(tmp_path / "records")}.items():
-        monkeypatch.setenv(name, value)
-
-    assert main(command(folder, tmp_path / "model", processes="1")[3:]) == 2
-    out, log = capsys.readouterr()
-    assert json.loads(out)["error"]["type"] == "InputError"
-    assert message in json.loads(out)["error"]["message"]
-    assert log.count("failed: ") == 1
-    assert "Traceback" not in log
-    assert (tmp_path / "records" / "train.json").exists()
-
-
-def test_nodes_that_never_come(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    variables = {"PET_NNODES": "2", "PET_RDZV_BACKEND": "c10d", "PET_RDZV_ENDPOINT": f"localhost:{free_port()}"}
-    for name, value in {**variables, "PET_RDZV_CONF": "join_timeout=1"}.items():
-        monkeypatch.setenv(name, value)
-
-    assert main(command(folder, tmp_path / "model", processes="1")[3:]) == 1
-    out, log = capsys.readouterr()
-    assert json.loads(out)["error"]["type"] == "GroupLostError"
-    assert "the processes of the nodes did not find each other" in log
-    assert "Traceback" not in log
-
-
 @pytest.mark.parametrize("device", ["cpu", "cuda:1", "auto"])
 def test_without_several_gpus_one_process_is_enough(device: str) -> None:
     assert processes_for("auto", device) == 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("names", "processes"), [(TORCHRUNS, "1"), (PLATFORMS, "1"), (PLATFORMS, "2")])
+@pytest.mark.parametrize(("names", "processes"), [(PLATFORMS, "1"), (PLATFORMS, "2")])
 def test_nodes_find_each_other_by_the_platforms_variables(
     folder: Path, undisturbed: Path, tmp_path: Path, names: tuple[str, ...], processes: str
 ) -> None:
