@@ -81,9 +81,16 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture
 def trainer_api(tmp_path: Path, certificates: Certificates) -> Iterator[TrainerApi]:
-    """A cluster's API with Trainer; import `certificates`, too."""
-    with TrainerApi(tmp_path / "cluster", certificates) as api:
-        yield api
+    """A cluster's API with Trainer; import `certificates`, too.
+
+    urllib3 leaves a socket whose TLS handshake is broken off to the garbage collector.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="unclosed <ssl.SSLSocket", category=ResourceWarning)
+        with TrainerApi(tmp_path / "cluster", certificates) as api:
+            yield api
+        if api.has_been_away:
+            gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -86,7 +86,7 @@ def _codes(pods: Any) -> list[tuple[str, int | None, int | None, int]]:
             ("PodFailurePolicy", "failed with exit code 2 matching FailJob rule at index 0"),
         ),
         (histories.OOM_ONCE, ("AllJobsCompleted", ""), [("Succeeded", 0, None, 0), ("Succeeded", 0, 137, 1)], None),
-        (histories.OOM, ("ReachedMaxRestarts", ""), [("Running", None, None, 0), ("Failed", 137, None, 0)], None),
+        (histories.OOM, ("ReachedMaxRestarts", ""), [("Failed", 137, None, 0)], None),
         (histories.POD_DELETED, ("AllJobsCompleted", ""), [("Succeeded", 0, 143, 1), ("Succeeded", 0, None, 0)], None),
         (
             histories.SPEAKER_DELETED,

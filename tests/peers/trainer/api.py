@@ -91,6 +91,7 @@ class TrainerApi(Peer):
         logs: What containers print.
         on_create, on_delete, on_change: Called with a TrainJob after that; the cluster's controllers.
         sent: Every request.
+        has_been_away: Whether it ever was.
         kubeconfig: The file for clients.
         service_account: A folder as it is mounted into pods: token, ca.crt, namespace.
     """
@@ -108,6 +109,7 @@ class TrainerApi(Peer):
         self.on_delete: Callable[[Object], None] = lambda job: None
         self.on_change: Callable[[Object], None] = lambda job: None
         self.sent: list[Asked] = []
+        self.has_been_away = False
         self.port = claim_port()
         self.kubeconfig = folder / "kubeconfig.yaml"
         self.service_account = folder / "serviceaccount"
@@ -140,6 +142,7 @@ class TrainerApi(Peer):
     def go_away(self, how: Outage = "refused") -> None:
         """Let nothing be answered: connections are refused, hang, or get a status. Streams end."""
         self._is_back.clear()
+        self.has_been_away = True
         self._outage = how
         self.end_streams()
         if how == "refused":

@@ -325,7 +325,6 @@ class TrainedJob:
     def _fail(self, reason: str, message: str, *, take: bool = False) -> None:
         """The TrainJob has failed; pods that have ended stay, unless they are taken, too."""
         self._has_ended = True
-        self._status.jobs(failed=1)
         self._status.condition("Failed", reason, message)
         for pod in list(self.pods.values()):
             if pod.code is None or take:
@@ -338,7 +337,6 @@ class TrainedJob:
         ended = ("Complete", "CompletionsReached", "Reached expected number of succeeded pods")
         self._shown.job_status(ended, active=0, ready=0, succeeded=len(self.pods))
         self._status.jobs(ready=1)
-        self._status.jobs(succeeded=1)
         self._status.condition("Complete", "AllJobsCompleted", "jobset completed successfully")
 
     def _suspend(self) -> None:

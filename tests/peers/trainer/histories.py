@@ -79,7 +79,6 @@ def succeeds(at: float) -> list[tuple[float, Change]]:
         (at + 1, jobs(active=1)),
         (at + 3, Job((("Complete", "CompletionsReached", "Reached expected number of succeeded pods"),), _OVER)),
         (at + 3, jobs(ready=1)),
-        (at + 3, jobs(succeeded=1)),
         (at + 3, _COMPLETE),
     ]
 
@@ -124,7 +123,6 @@ EXIT_2_STOCK: History = [
     ),
     (46, pod(0, "remove")),
     (46, pod(1, "remove")),
-    (46, jobs(failed=1)),
     (46, ends("Failed", "FailedJobs", "jobset failed due to one or more job failures (first failed job: {job})")),
 ]
 
@@ -137,7 +135,6 @@ EXIT_2: History = [
     (3, pod(0, "terminated", 2, phase="Failed")),
     (3, pod(1, "terminated", 2, phase="Failed")),
     (3, Job((("Failed", "PodFailurePolicy", _MATCHED),), (*_OVER, ("failed", 2)))),
-    (3, jobs(failed=1)),
     (
         3,
         ends(
@@ -174,12 +171,15 @@ def oom_for_good(restarts: int = 3) -> History:
         history += [
             (at, pod(1, "terminated", 137, "OOMKilled", phase="Failed")),
             (at + 1, Job((("Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit"),))),
+            (at + 1, pod(0, "mark_deleted")),
+            (at + 1.5, STOPPED),
+            (at + 1.9, pod(0, "remove")),
         ]
         if restart < restarts:
             history += [(at + 2, _restarts_set), (at + 12, runs), (at + 13, RESUMED)]
     words = "jobset failed due to reaching max number of restarts (first failed job: {job})"
     end = 20.0 + 30 * restarts + 2
-    return [*history, (end, jobs(failed=1)), (end, ends("Failed", "ReachedMaxRestarts", words))]
+    return [*history, (end, ends("Failed", "ReachedMaxRestarts", words))]
 
 
 def _restarts_set(stage: Stage) -> None:

@@ -16,8 +16,7 @@ class TrainJobStatus:
 
     def jobs(self, **counts: int) -> None:
         """Count the one child Job that there is: active, ready, succeeded, failed, suspended; 0 where not named."""
-        found = {"name": "node"} | dict.fromkeys(("active", "ready", "succeeded", "failed", "suspended"), 0)
-        self._set(jobsStatus=[found | counts])
+        self._set(jobsStatus=[_counted(counts)])
 
     def reports(self, percentage: int, remaining: int | None = None, **metrics: float) -> None:
         """What a pod has reported of its training."""
@@ -29,9 +28,12 @@ class TrainJobStatus:
         self._set(trainerStatus=found)
 
     def condition(self, kind: str, reason: str, message: str, status: str = "True") -> None:
-        """Set a condition: Complete, Failed or Suspended."""
+        """Set a condition: Complete, Failed or Suspended; with either end the Job is counted so at once."""
+        ended = {"Complete": "succeeded", "Failed": "failed"}.get(kind)
 
         def change(job: Object) -> None:
+            if ended:
+                job.setdefault("status", {})["jobsStatus"] = [_counted({ended: 1})]
             conditions = job.setdefault("status", {}).setdefault("conditions", [])
             conditions[:] = [each for each in conditions if each["type"] != kind]
             found = {"type": kind, "status": status, "reason": reason, "message": message}
@@ -64,3 +66,7 @@ class TrainJobStatus:
             job["status"] = job.get("status", {}) | status
 
         self._store.update(*self._key, change)
+
+
+def _counted(counts: dict[str, int]) -> Object:
+    return {"name": "node"} | dict.fromkeys(("active", "ready", "succeeded", "failed", "suspended"), 0) | counts
