@@ -95,6 +95,13 @@ def test_a_train_job_is_made_found_listed_and_deleted(trainer_api: TrainerApi, c
         (train_job("t" * 64), 422, "metadata.name must be no more than 63 characters"),
         (train_job(trainer=_trainer(numNodes="2")), 400, "json: cannot unmarshal"),
         (train_job(trainer=_trainer(env=[{"name": "A"}, {"name": "A"}])), 422, 'Duplicate value: {"name": "A"}'),
+        (
+            train_job(trainer=_trainer(resourcesPerNode={"limits": {"cpu": "lots"}})),
+            400,
+            "quantities must match the regular expression",
+        ),
+        (train_job(trainer=_trainer(resourcesPerNode={"limits": {"cpu": 0.5}})), 422, "must be of type"),
+        (train_job() | {"apiVersion": "trainer.kubeflow.org/v2"}, 400, "does not match the expected API version"),
         (train_job(activeDeadlineSeconds=0), 422, "should be greater than or equal to 1"),
     ],
 )

@@ -24,6 +24,10 @@ _VALIDATOR = "validator.trainjob.trainer.kubeflow.org"
 _RUNTIMES = {"TrainingRuntime": "trainingruntimes", "ClusterTrainingRuntime": "clustertrainingruntimes"}
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _REPLICATED = "spec.runtimePatches"
+_API_VERSION = "trainer.kubeflow.org/v1alpha1"
+# k8s.io/apimachinery/pkg/api/resource/quantity.go
+_QUANTITY = r"[+-]?[0-9.]+([eEinumkKMGTP]*[-+]?[0-9]*)"
+_SUFFIX = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?"
 
 # What an earlier Trainer has in the place of runtimePatches.
 OVERRIDES = {(2, 0): "podSpecOverrides", (2, 1): "podTemplateOverrides"}
@@ -42,6 +46,9 @@ def admit(given: Object, store: Store, version: tuple[int, int], strictness: str
         Refused: By the strict decoder, the schema or a webhook.
     """
     made = copy.deepcopy(given)
+    if (sent := made.get("apiVersion")) != _API_VERSION:
+        words = f"the API version in the data ({sent}) does not match the expected API version ({_API_VERSION})"
+        raise bad_request(words)
     if unknown := list(_unknown_fields(made, version)):
         if strictness == "Strict":
             words = ", ".join(f'unknown field "{path}"' for path in unknown)
@@ -188,6 +195,19 @@ def _check_types(made: Object) -> None:
         raise denied(_DEFAULTER, message, 400) from error
     except (ValueError, TypeError, AttributeError) as error:
         raise denied(_DEFAULTER, f"json: cannot unmarshal: {error}", 400) from error
+    for _, amount in _amounts(made):
+        if not re.fullmatch(_QUANTITY, str(amount)):
+            words = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+            raise denied(_DEFAULTER, words, 400)
+        if not re.fullmatch(_SUFFIX, str(amount)):
+            raise denied(_DEFAULTER, "unable to parse quantity's suffix", 400)
+
+
+def _amounts(made: Object) -> Iterator[tuple[str, Any]]:
+    resources = (made["spec"].get("trainer") or {}).get("resourcesPerNode") or {}
+    for kind in ("limits", "requests"):
+        for name, amount in (resources.get(kind) or {}).items():
+            yield f"spec.trainer.resourcesPerNode.{kind}.{name}", amount
 
 
 def _schema_causes(made: Object) -> Iterator[tuple[str, str, str]]:
@@ -205,6 +225,13 @@ def _schema_causes(made: Object) -> Iterator[tuple[str, str, str]]:
         where = "spec.activeDeadlineSeconds"
         words = f"Invalid value: {seconds}: {where} in body should be greater than or equal to 1"
         yield "FieldValueInvalid", where, words
+    for where, amount in _amounts(made):
+        if isinstance(amount, float):
+            yield (
+                "FieldValueTypeInvalid",
+                where,
+                f'Invalid value: "number": {where} in body must be of type integer,string',
+            )
     trainer = spec.get("trainer") or {}
     if len(trainer.get("image") or "") > 500:
         yield "FieldValueTooLong", "spec.trainer.image", "Too long: may not be more than 500 bytes"
