@@ -13,7 +13,7 @@ import pytest
 
 from components.shared.errors import GroupLostError
 from components.shared.signals import Terminated, sigterm_raises
-from components.train.nodes import FinishedError, Nodes
+from components.train.nodes import BegunAnewError, FinishedError, Nodes
 from tests.train.test_launch import free_port
 
 
@@ -22,7 +22,7 @@ def node() -> Callable[..., Nodes]:
     port = int(free_port())
 
     def node(rank: int, size: int = 2, timeout_s: float = 60) -> Nodes:
-        return Nodes(rank, size, "localhost", port, timeout_s, pytest.fail)
+        return Nodes(rank, size, "localhost", port, timeout_s, print)
 
     return node
 
@@ -51,6 +51,29 @@ def test_a_host_that_comes_again_is_found(node: Callable[..., Nodes]) -> None:
         assert len(set(met(host, other))) == 1
         del host
         gc.collect()  # the server ends with it, as with a process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_node_that_begins_anew_ends_what_the_others_do(node: Callable[..., Nodes], rank: int) -> None:
+    """Also where nothing else shows it: a machine that vanishes closes no connection."""
+    nodes = [node(0), node(1)]
+    met(*nodes)
+    stays = nodes[1 - rank]
+    if rank == 0:
+        del nodes[:]
+        gc.collect()
+    with ThreadPoolExecutor() as pool:
+        again = pool.submit(met, node(rank)) if rank else None
+        begun = time.monotonic()
+        while not stays.num_nodes_waiting():
+            assert time.monotonic() - begun < 120, "it hangs"
+            time.sleep(0.1)
+        with pytest.raises(BegunAnewError):  # which torch elastic asks for, once its processes are ended
+            stays.next_rendezvous()
+        others = [pool.submit(one.next_rendezvous) for one in ([stays] if again else [node(0), stays])]
+        assert len([one.result() for one in others]) == len(others)
+        assert again is None or again.result()
 
 
 @pytest.mark.parametrize(("rank", "message"), [(0, "node 1 did"), (1, r"node 0 \(localhost:[0-9]+\) did")])
