@@ -42,7 +42,7 @@ def error_of_job(
     if ending is None:
         return TrainJobError(f"TrainJob {name} was deleted by somebody before its end{seen}")
     if ending.is_deadline:
-        return TrainJobError(f"TrainJob {name} took longer than train.timeout allows{seen}")
+        return TrainJobError(f"TrainJob {name} took longer than train.timeout_s allows{seen}")
     if isinstance(last, Failed) and last.error.type != GroupLostError.__name__:
         kind, message = last.error.type, last.error.message
         error = error_of(Outcome(last.exit_code, {"error": {"type": kind, "message": message}}, is_final=True))

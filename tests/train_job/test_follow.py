@@ -380,7 +380,7 @@ def test_a_job_that_is_never_scheduled_fails_at_its_deadline_and_is_deleted(
 
     assert record.exit_code == 1
     assert re.sub(r"train-[0-9a-f]{8}", "JOB", record.error.message if record.error else "") == (
-        "TrainJob JOB-0 took longer than train.timeout allows; last seen: 2 of 2 pods wait: Unschedulable: "
+        "TrainJob JOB-0 took longer than train.timeout_s allows; last seen: 2 of 2 pods wait: Unschedulable: "
         f"{UNSCHEDULABLE}"
     )
     assert nodes.gone()

@@ -45,7 +45,7 @@ def followed(training: Training, api: TrainerApi, history: History) -> tuple[str
             ("the pod that reports deleted", histories.SPEAKER_DELETED, "succeeded", ""),
             ("the set restarted", histories.SET_RESTARTED, "succeeded", ""),
             ("suspended and resumed", histories.SUSPENDED, "succeeded", ""),
-            ("deadline", histories.ENDED_BY_DEADLINE, "failed 1", "took longer than train.timeout allows"),
+            ("deadline", histories.ENDED_BY_DEADLINE, "failed 1", "took longer than train.timeout_s allows"),
             ("gone", histories.GONE, "failed 1", "deleted"),
             ("the log breaks", histories.LOG_BREAKS, "succeeded", ""),
             ("watches expire", histories.WATCH_EXPIRES, "succeeded", ""),
