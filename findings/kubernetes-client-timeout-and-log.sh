@@ -7,13 +7,13 @@
 # Guess, before the first run: `_request_timeout=0.5` is half a second; a pod's log comes as the kubelet sent it.
 #
 # What the guess missed:
-# - Version 30 takes a whole number of seconds or a pair of numbers, and passes over anything else without a word: with
-#   `_request_timeout=0.5` there is no timeout at all, so that a server which hangs has its client hang for good. A test
-#   with a timeout of 0.2 s stood still for ten minutes.
+# - Version 30 takes a whole number of seconds or a pair of numbers, and passes over anything else without an error:
+#   with `_request_timeout=0.5` there is no timeout at all, so that a server which hangs has its client hang for good. A
+#   test with a timeout of 0.2 s stood still for ten minutes.
 # - It parses a log that is one JSON document, and gives back what Python prints of it: true becomes True, null None,
-#   quotes change, 1.50 becomes 1.5, the end of the line is lost. Two lines of JSON come as they are: so the first line of
-#   a program that logs JSON cannot be read, and later all can.
-# - Version 37 does neither. Whoever has kfp has version 30: kfp 2.17.3 requires kubernetes < 31.
+#   quotes change, 1.50 becomes 1.5, the end of the line is lost. Two lines of JSON come as they are: so the log of a
+#   program that logs JSON cannot be read after its first line, and can after its second.
+# - Version 37 does neither. Whatever has kfp has version 30: kfp 2.17.3 requires kubernetes < 31.
 set -euo pipefail
 
 work=$(mktemp -d)

@@ -186,7 +186,7 @@ def test_the_example_trains_on_two_nodes_with_the_status_of_the_recorded_one(
     ours = {"s3://my-bucket/digits/dataset": str(tmp_path / "dataset"), "s3://my-bucket": str(tmp_path)}
     for theirs, mine in ours.items():
         trainer["args"] = [each.replace(theirs, mine) for each in trainer["args"]]
-    trainer["args"].append("--set=num_epochs=3")
+    trainer["args"].append("--set=num_epochs=2")
     job["metadata"] = {"name": "train-1"}
     made = clients.create(job, field_validation="Strict")
 

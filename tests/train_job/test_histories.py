@@ -14,7 +14,7 @@ SCALE = 0.01
 
 
 def followed(training: Training, api: TrainerApi, history: History) -> tuple[str, str]:
-    """How the step ends, in a word and in its message; each epoch is reported once."""
+    """How the step ends, and its message; each epoch is reported once."""
     published = (10.0, lambda stage: training.publish())
     api.play(sorted([*history, published], key=lambda each: each[0]), scale=SCALE)
     training.run()

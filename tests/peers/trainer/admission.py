@@ -29,7 +29,7 @@ _API_VERSION = "trainer.kubeflow.org/v1alpha1"
 _QUANTITY = r"[+-]?[0-9.]+([eEinumkKMGTP]*[-+]?[0-9]*)"
 _SUFFIX = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?"
 
-# What an earlier Trainer has in the place of runtimePatches.
+# What an earlier Trainer has instead of runtimePatches.
 OVERRIDES = {(2, 0): "podSpecOverrides", (2, 1): "podTemplateOverrides"}
 
 
@@ -189,7 +189,7 @@ def _check_types(made: Object) -> None:
         first = error.errors()[0]
         if first["type"] == "missing":
             return  # the schema's matter
-        # Go's words name the type, too; these are its beginning.
+        # Go's message names the type, too; this is its beginning.
         where = ".".join(str(part) for part in first["loc"])
         message = f"json: cannot unmarshal {type(first['input']).__name__} into Go struct field {where}: {first['msg']}"
         raise denied(_DEFAULTER, message, 400) from error

@@ -65,7 +65,7 @@ class Asked:
 
 @dataclass
 class Failure:
-    """What happens to some requests in the place of an answer, or of the answer alone."""
+    """What some requests get instead of an answer: before the work is done, or after it."""
 
     code: int | None
     verb: str
@@ -156,7 +156,7 @@ class TrainerApi(Peer):
         self._is_back.set()
 
     def end_streams(self) -> None:
-        """End every watch and every log that is followed, without a word."""
+        """End every watch and every log that is followed, without an error."""
         with self.store.changed:
             self._streams_of += 1
             self.store.changed.notify_all()
@@ -164,7 +164,7 @@ class TrainerApi(Peer):
     def play(self, history: History, *, scale: float = 0.02, at_deletion: History | None = None) -> None:
         """Let this happen to each TrainJob that is created from now on, a second in `scale` seconds.
 
-        With `at_deletion` this happens once it is deleted, in the place of pods that save and end.
+        With `at_deletion` this happens once it is deleted, instead of pods that save and end.
         """
         self._stop_playing()
         self._player = Player(self, history, scale, DELETED if at_deletion is None else at_deletion)

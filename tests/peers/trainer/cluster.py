@@ -150,7 +150,7 @@ class TrainedJob:
         self._thread.start()
 
     def delete_pod(self, index: int) -> None:
-        """As eviction, or whoever deletes a pod: SIGTERM, and SIGKILL after the grace."""
+        """As an eviction, or a person who deletes a pod: SIGTERM, and SIGKILL after the grace."""
         with self._lock:
             self._terminate(self.pods[index])
 

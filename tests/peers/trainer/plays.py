@@ -143,7 +143,7 @@ def breaks_streams(stage: Stage) -> None:
 
 
 def forgets(stage: Stage) -> None:
-    """Watches end, and what changed before is forgotten: whoever asks for it gets 410."""
+    """Watches end, and what changed before is forgotten: a watch of it gets 410."""
     stage.api.store.forget()
     stage.api.end_streams()
 

@@ -1,4 +1,4 @@
-"""How Kubernetes words what it refuses: `Status` objects, by k8s.io/apimachinery/pkg/api/errors/errors.go."""
+"""How Kubernetes says no: `Status` objects, by k8s.io/apimachinery/pkg/api/errors/errors.go."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def bad_request(message: str) -> Refused:
 
 
 def invalid(name: str, causes: list[tuple[str, str, str]]) -> Refused:
-    """A TrainJob that its schema refuses; causes are their kinds, fields and words."""
+    """A TrainJob that its schema refuses; causes are their kinds, fields and messages."""
     lines = [f"{field}: {text}" for _, field, text in causes]
     listed = lines[0] if len(lines) == 1 else f"[{', '.join(lines)}]"
     details = {

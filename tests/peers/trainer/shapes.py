@@ -9,7 +9,7 @@ _KEPT = ("node", "Complete", "True", "AllJobsCompleted")
 
 
 def shape(value: Any) -> Any:
-    """A status with the kind of each value in its place, but for counts and names; of metrics the first one."""
+    """A status with the kind of each value instead of it, but for counts and names; of metrics the first one."""
     if isinstance(value, dict):
         return {key: shape(item[:1] if key == "metrics" else item) for key, item in value.items()}
     if isinstance(value, list):
