@@ -38,6 +38,7 @@ class Pace:
         stop_s: What a job that is deleted is given to save; Kubernetes gives the step itself 30 s.
         silence_s: After which a log's connection that brings nothing is made anew.
         drain_s: For what is left of a log at the job's end.
+        quiet_s: After which nothing more of it comes.
         pauses_s: The first pause after a request that failed, and the longest.
     """
 
@@ -49,6 +50,7 @@ class Pace:
     stop_s: float = 20.0
     silence_s: float = 60.0
     drain_s: float = 10.0
+    quiet_s: float = 3.0
     pauses_s: tuple[float, float] = (0.5, 10.0)
 
 

@@ -162,7 +162,7 @@ class Follower:
 
     def _attend(self, pods: list[dict[str, Any]]) -> None:
         """Read the log of the pod that reports, perhaps another than before."""
-        speaker = speaker_of(pods)
+        speaker = speaker_of(pods, self._heard)
         if speaker is None or not self._rights.log:
             self._speaker = speaker.pod if speaker is not None else self._speaker
             return
@@ -191,12 +191,14 @@ class Follower:
             return
         self._pod_log.finish()
         end = time.monotonic() + (self._pace.drain_s if within_s is None else within_s)
+        quiet_at = time.monotonic() + self._pace.quiet_s  # a connection to a node that is lost brings nothing
         while True:
             is_read = self._pod_log.is_read
             while not self._lines.empty():
                 if (line := self._lines.get()) is not None:
                     self._relay.take(line)
-            if is_read or time.monotonic() > end:
+                    quiet_at = time.monotonic() + self._pace.quiet_s
+            if is_read or time.monotonic() > min(end, quiet_at):
                 break
             time.sleep(0.02)
         self._pod_log = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -116,11 +116,11 @@ def _waits_for(pod: Mapping[str, Any]) -> str:
     return ""
 
 
-def speaker_of(pods: Sequence[Mapping[str, Any]]) -> Speaker | None:
+def speaker_of(pods: Sequence[Mapping[str, Any]], heard: Set[str] = frozenset()) -> Speaker | None:
     """The pod to listen to; None: there is none yet.
 
     Where one replaces another, it is the one whose container runs, the older first, as a pod that is asked to end may
-    still save; else the newest.
+    still save; else the newest, of two of one second the one whose uid is not among those `heard` before.
     """
     found = []
     for pod in pods:
@@ -139,7 +139,8 @@ def speaker_of(pods: Sequence[Mapping[str, Any]]) -> Speaker | None:
     running = [(created, speaker.uid, speaker) for runs, created, speaker in found if runs]
     if running:
         return min(running)[2]
-    return max(((created, each.uid, each) for _, created, each in found), default=(None, None, None))[2]
+    ended = [(created, speaker.uid not in heard, speaker.uid, speaker) for _, created, speaker in found]
+    return max(ended)[3] if ended else None
 
 
 def losses_of(pods: Sequence[Mapping[str, Any]]) -> Iterator[Loss]:

@@ -34,6 +34,7 @@ FAST = Pace(
     stop_s=10.0,
     silence_s=10.0,
     drain_s=10.0,
+    quiet_s=0.5,
     pauses_s=(0.01, 0.1),
 )
 
