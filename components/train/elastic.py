@@ -126,8 +126,11 @@ class Elastic:
 
     def farewell(self) -> bool:
         """Leave when all is done; false where it is not done on another node, and all are to begin anew."""
+        if self.nodes is None:
+            self._handler.shutdown()  # closes it for nodes that come later
+            return True
         try:
-            return self.nodes is None or self.nodes.farewell()
+            return self.nodes.farewell()
         except (SignalException, Terminated, KeyboardInterrupt):  # which wants what is done here already
             return True
 
