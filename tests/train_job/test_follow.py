@@ -433,7 +433,7 @@ def test_a_job_that_somebody_deletes_fails_the_step(training: Training, trainer_
     assert not nodes.trouble
 
 
-@pytest.mark.parametrize("how", ["refused", "hanging", 500, 503, 429])
+@pytest.mark.parametrize("how", ["refused", "hanging", 503])
 def test_a_server_that_is_away_is_waited_for_and_logged_once(
     training: Training, trainer_api: TrainerApi, capsys: Told, how: Any
 ) -> None:
@@ -507,4 +507,29 @@ def test_a_right_that_is_taken_away_for_long_ends_the_step(training: Training, t
     assert record.error is not None
     assert "can no longer be followed: the API server answers 403" in record.error.message
     assert nodes.gone()  # nobody would wait for it
+    assert not nodes.trouble
+
+
+def test_in_a_pod_the_token_is_read_again_where_it_was_renewed(
+    training: Training, trainer_api: TrainerApi, monkeypatch: pytest.MonkeyPatch, capsys: Told
+) -> None:
+    nodes, mounted = training.nodes, trainer_api.service_account
+    monkeypatch.delenv("KUBECONFIG")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(trainer_api.port))
+    for name, file in (("SERVICE_TOKEN_FILENAME", "token"), ("SERVICE_CERT_FILENAME", "ca.crt")):
+        monkeypatch.setattr(f"kubernetes.config.incluster_config.{name}", str(mounted / file))
+
+    def script() -> None:
+        nodes.start()
+        looked(trainer_api)
+        (mounted / "token").write_text("another")
+        trainer_api.token = "another"  # noqa: S105 # opens nothing
+        looked(trainer_api)
+        finish(training)
+
+    nodes.play(script)
+    assert training.run().status == "succeeded"
+
+    assert [line for line in ours(log_of(capsys)) if "pods run" not in line] == [CREATED, "succeeded in N s"]
     assert not nodes.trouble
