@@ -112,6 +112,8 @@ class GraphExport:
             message = f"the process that exports the network to ONNX cannot be started: {error.strerror or error}"
             self._graph.set_exception(ShutterlineError(message))
             return self
+        if self._is_behind:  # by this process, which may change it any moment
+            _weigh_session(self._process.pid, _NICENESS)
         threading.Thread(target=self._receive, args=(self._process,), name="graph export", daemon=True).start()
         return self
 
@@ -121,12 +123,18 @@ class GraphExport:
             with suppress(Exception):  # how it ended is of no interest now
                 self._graph.result()
 
-    def require_possible(self) -> None:
-        """Raise what is wrong with the network, where that is known by now; as :meth:`wait`. Called after each step."""
+    def has_failed(self) -> bool:
+        """Whether it is known by now that there is no graph, and :meth:`wait` raises why. Called after each step."""
         if self._graph.done():
-            self._graph.result()
-        elif self._is_behind:
+            return self._graph.exception() is not None
+        if self._is_behind:
             self._weigh_as_others()
+        return False
+
+    def is_done(self) -> bool:
+        """Whether :meth:`wait` returns or raises at once; for those who wait for it otherwise."""
+        self._weigh_as_others()
+        return self._graph.done()
 
     def wait(self, poll: Callable[[], None] = lambda: None) -> bytes:
         """The graph, as :func:`~components.classifier.onnx_graph.export_graph` gives it; `poll` is called meanwhile.
@@ -206,7 +214,6 @@ def _keep_last_line(stream: IO[bytes], last: deque[bytes]) -> None:
 def main() -> int:
     """Export one graph, as the process beside a training."""
     os.nice(_NICENESS)
-    _weigh_session(os.getpid(), _NICENESS)
     collect_rarely()
     request: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -239,4 +246,4 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os._exit(main())  # the graph is handed over, and Python would take 0.5 s to forget torch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any
 
@@ -260,12 +259,16 @@ def _describe(
         "compiled" if compiling.is_on else "not compiled",
         compiling.reason,
     )
+    warnings: list[str] = []
     if not is_trial:  # whose steps are never captured, and which has rates, schedules and transforms of its own
         if recipe is not None:
             _log.info("%s", recipe)
         is_captured, reason = trainer.step_mode
-        is_missed = params.step == "graph" and not is_captured
-        _log.log(WARNING if is_missed else INFO, "step: %s (%s)", "captured" if is_captured else "eager", reason)
+        step = f"step: {'captured' if is_captured else 'eager'} ({reason})"
+        if params.step == "graph" and not is_captured:
+            warnings.append(step)
+        else:
+            _log.info("%s", step)
         if len(groups := trainer.optimiser.param_groups) > 1:
             _log.info("%s: %s", type(trainer.optimiser).__name__, describe_groups(groups, params))
     if params.stored_shape != params.image_shape:
@@ -279,8 +282,11 @@ def _describe(
     if (recomputing := trainer.training_step.recomputing) is not None and recomputing.parts:
         message = "gradient_checkpointing: %d parts of the network are computed again in the backward pass"
         _log.info(message, recomputing.parts)
-    for note in dict.fromkeys((*inputs.notes, *trainer.notes)):
-        _log.warning("%s", note)
+    warnings += [*inputs.notes, *trainer.notes]
+    known = trainer.group.from_first(warnings)  # another process warns of what is so in it alone
+    for warning in dict.fromkeys(warnings):
+        if trainer.group.is_first or warning not in known:
+            _log.warning("%s", warning)
     if (transforms := trainer.training_step.transforms) is not None:
         _log.info("%s", transforms.describe())
 

@@ -112,7 +112,8 @@ def restore(trainer: Trainer, found: Found, log: logging.Logger) -> None:
             trainer.started_from = StartedFrom.model_validate(state["started_from"])
         if (name := state.get("precision")) is not None and trainer.params.precision == "auto":  # from 0.10
             trainer.training_step.precision = kept_precision(name, trainer.device)
-        if state.get("compiled", trainer.compiled) != trainer.compiled and not found.manifest.finished:
+        is_other = state.get("compiled", trainer.compiled) != trainer.compiled
+        if is_other and not found.manifest.finished and trainer.group.is_first:
             kinds = ("a compiled network", "a plain one")
             message = (
                 "the checkpoint is of %s, the run goes on with %s: sums and random numbers may be others from here on"

@@ -37,6 +37,7 @@ _log = step_logger("train")
 
 # Steps between two looks at the loss: each makes the host wait for the device.
 LOSS_CHECK_EVERY = 100
+_POLL_S = 0.1
 
 
 def train(
@@ -96,8 +97,8 @@ def train(
             group.together(lambda: kept.clear() if first else None)
         curves = stack.enter_context(Curves(model / "tensorboard")) if first else None
         loop = _Loop(inputs, trainer, kept, curves, emit, ending, graph, is_resumed=found is not None)
-        if trainer.device.type == "cuda" or group.size > 1:
-            # A network that cannot be expressed takes no GPU's time; and where one process stops, the others wait.
+        if trainer.device.type == "cuda":
+            # A network that cannot be expressed takes no GPU's time.
             group.together(lambda: graph.wait(loop.end_if_interrupted) if graph is not None else None)
         if not loop.run():
             # If it was this process that got the signal, its own handler raises it when this block is left.
@@ -225,7 +226,20 @@ class _Loop:
             if curves is not None:
                 curves.precision_recall(predictions, self._inputs.data.manifest.classes, trainer.best.epoch)
             self._report_saved(is_waiting=True)
-            return not self.is_interrupted
+            return self._wait_for_graph()
+
+    def _wait_for_graph(self) -> bool:
+        """Wait in all processes of a group for the first one's export; false where one of them is to end."""
+        graph, group, is_reported = self._graph, self._trainer.group, False
+        while True:
+            is_there = graph is None or graph.is_done() or group.size == 1  # which has more to do before it waits
+            waiting, ending = zip(*group.gathered((not is_there, self._ending.signal is not None)), strict=True)
+            if any(ending) or not any(waiting):
+                return not any(ending)
+            if not is_reported:
+                _log.info("waiting for the network's export to ONNX")
+            is_reported = True
+            time.sleep(_POLL_S)
 
     def _epoch(self) -> None:
         trainer, params = self._trainer, self._trainer.params
@@ -254,8 +268,6 @@ class _Loop:
     def _after_step(self) -> None:
         trainer, writer = self._trainer, self._writer
         position = trainer.position
-        if self._graph is not None:
-            self._graph.require_possible()
         if position.step % LOSS_CHECK_EVERY == 0:
             trainer.require_finite_loss()
         self._progress.step(position.epoch, position.batch, lambda: trainer.loss_so_far)
@@ -267,8 +279,11 @@ class _Loop:
         is_due = time.monotonic() - self._saved_at > self._every_s
         asks = is_due and writer is not None and not writer.is_busy and not self._has_asked
         self._has_asked = self._has_asked or asks
-        leave, save = self._agree(self._ending.signal is not None, asks)
+        has_failed = self._graph is not None and self._graph.has_failed()
+        leave, save, has_failed = self._agree(self._ending.signal is not None, asks, has_failed)
         trainer.timing.lap("status")
+        if has_failed:
+            trainer.group.together(lambda: self._graph.wait() if self._graph is not None else None)
         if leave:
             self._leave()
         if save:
@@ -277,7 +292,7 @@ class _Loop:
 
     def _poll(self) -> None:
         """Between two chunks of an evaluation, which is made again after a restart; in every process as often."""
-        leave, _ = self._agree(self._ending.signal is not None, False, at_once=True)
+        leave, *_ = self._agree(self._ending.signal is not None, False, False, at_once=True)
         if leave:
             self._leave()
 

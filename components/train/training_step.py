@@ -143,7 +143,8 @@ class TrainingStep:
                 message = f'is "always", and the network does not compile: {reason}; set "auto" or "never"'
                 raise ParamsError([Problem("compile", message)]) from error
             self.compiled = self.group.ends_together = False
-            _log.warning("not compiled from here on, the network does not compile: %s", reason)
+            if self.group.is_first:  # all have the same reason
+                _log.warning("not compiled from here on, the network does not compile: %s", reason)
 
     def reset_sums(self) -> None:
         """Have nothing summed up yet."""

@@ -45,6 +45,7 @@ ROWS = {
     "w": "big_pictures.mapped_reading",
     "x": "big_pictures.evaluation_in_training",
     "y": "groups.group_gains",
+    "z": "groups.status_and_progress",
 }
 
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,7 @@ from components.train.train import train
 from components.train.trainer import Trainer
 from tests.configs import layer, transform
 from tests.examples import digits, small
-from tests.train.networks import Remembering
+from tests.train.networks import RANDOM, Remembering
 
 CPU = torch.device("cpu")
 TRAINED, HELD_OUT = 301, 1497
@@ -118,6 +121,15 @@ def agreed(group: Group) -> dict[str, Any]:
     return {"leave": [call for call, (leave, _) in enumerate(answers) if leave], "save": answers[71:73]}
 
 
+@contextmanager
+def warnings_of_training() -> Iterator[list[str]]:
+    """Within, the messages of what this process warns of."""
+    with patch.object(logging.getLogger("shutterline.train"), "warning") as warning:
+        lines: list[str] = []
+        warning.side_effect = lambda message, *arguments: lines.append(message % arguments)
+        yield lines
+
+
 def refused(dataset: Path, model: Path, group: Group, **changes: Any) -> str:
     try:
         train(dataset=dataset, model=model, params=small(**changes), group=group)
@@ -165,6 +177,7 @@ def main(dataset: Path, results: Path) -> None:
         found["refused"] = {
             "sync_batch_norm": refused(dataset, results / "model", group, sync_batch_norm=True),
             "no dataset": refused(results / "nowhere", results / "model", group),
+            "no graph": refused(dataset, results / "none", group, net_arch=RANDOM, num_epochs=10**6),
             "too few images": refused(dataset, results / "model", group, batch_size=1),
         }
 
@@ -177,9 +190,10 @@ def main(dataset: Path, results: Path) -> None:
             group.together(fails)
         except OSError as error:
             found["of one"] = [type(error).__name__, error.filename]
-        found["report"] = train_step(
-            dataset=dataset, model=results / "staged", params=small(**{**PLAIN, "num_epochs": 1}), group=group
-        ).report()
+        params = small(**{**PLAIN, "num_epochs": 1, "step": "graph"})
+        with warnings_of_training() as found["warnings"]:
+            report = train_step(dataset=dataset, model=results / "staged", params=params, group=group).report()
+        found["report"] = report
         found["left"] = left_while_evaluating(dataset, results / "left", group)
         try:
             own_device("cuda:0")

@@ -14,6 +14,12 @@ from components.classifier.onnx_graph import export_graph
 from components.shared.artifacts.artifact import ImageShape
 from components.shared.artifacts.model import Model
 from components.shared.params.params import Params
+from tests.configs import layer
+
+RANDOM = [  # which ONNX cannot express
+    layer("Conv2d", in_channels=1, out_channels=4, kernel_size=3),
+    layer("FractionalMaxPool2d", kernel_size=2, output_size=3),
+]
 
 
 def network_in(model: Model) -> Network:

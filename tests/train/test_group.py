@@ -107,6 +107,8 @@ def test_what_one_process_cannot_use_all_refuse_alike(by_two: list[dict[str, Any
     assert first["refused"] == second["refused"]
     assert "sync_batch_norm: needs GPUs" in first["refused"]["sync_batch_norm"]
     assert first["refused"]["no dataset"].startswith("ArtifactError: ")
+    assert first["refused"]["no graph"].startswith("ParamsError: ")
+    assert "ONNX" in first["refused"]["no graph"]
     assert "2 processes cannot share" in first["refused"]["too few images"]
     assert first["of one"] == second["of one"] == ["FileNotFoundError", "images"]
     assert "set device to" in first["one GPU"]
@@ -117,6 +119,10 @@ def test_what_one_process_is_told_ends_the_evaluation_of_all(by_two: list[dict[s
 
     assert first == second
     assert first == {"terminated": True, "evaluations": 2, "kept": ["epoch 2, batch 10"]}
+
+
+def test_what_all_processes_would_warn_of_the_first_does(by_two: list[dict[str, Any]]) -> None:
+    assert [found["warnings"] for found in by_two] == [["step: eager (there is no GPU)"], []]
 
 
 def test_every_process_reports_the_models_place(by_two: list[dict[str, Any]]) -> None:
