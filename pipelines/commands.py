@@ -183,7 +183,7 @@ def compile(
     check_output(output)
     if target is None and (settings or cache):
         raise InputError(f"--{'settings' if settings else 'cache'} needs --target, kubeflow or vertex")
-    asked = _settings(settings, target, checked.params, checkpoints) if target else None
+    asked = _settings(settings, target, checked.params) if target else None
     of_steps = images_named_by(images, NODES_IMAGES if nodes_of(asked) else PIPELINE_IMAGES)
     if asked and cache:
         asked = asked.with_cached_data()
@@ -200,11 +200,11 @@ def compile(
     )
 
 
-def _settings(file: Path | None, target: PlatformName, params: Params, checkpoints: str | None = None) -> AnySettings:
+def _settings(file: Path | None, target: PlatformName, params: Params) -> AnySettings:
     from pipelines.settings.read import read_settings, settings_warnings
 
     settings = read_settings(file, target, params)
-    _warn(settings_warnings(settings, params, checkpoints))
+    _warn(settings_warnings(settings, params))
     return settings
 
 

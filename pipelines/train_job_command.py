@@ -7,7 +7,7 @@ from pathlib import Path
 
 from components.shared.command import print_message
 from components.shared.container_images import images_named_by
-from components.shared.errors import InputError, SettingsError
+from components.shared.errors import InputError, Problem, SettingsError
 from components.shared.params.params import Params
 from pipelines.checked_output import write_checked
 from pipelines.compiled import TRAIN_JOB
@@ -16,7 +16,7 @@ from pipelines.lint.train_job_view import TrainJobFile
 from pipelines.settings.kubeflow import KubeflowSettings
 from pipelines.settings.read import read_settings
 from pipelines.targets.compiling import check_output
-from pipelines.targets.train_job import train_job_manifest, train_job_problems, train_job_text, train_job_warnings
+from pipelines.targets.train_job import train_job_manifest, train_job_text, train_job_warnings
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def compile_train_job(params: Params, options: TrainJobOptions, output: Path, *,
         )
     settings = read_settings(options.settings, "kubeflow", params)
     assert isinstance(settings, KubeflowSettings)  # noqa: S101 - for the type checker
-    if problems := train_job_problems(settings):
-        raise SettingsError(problems, str(options.settings))
+    if settings.train and (problems := settings.train.trainers_problems()):
+        raise SettingsError([Problem(f"train.{each.path}", each.message) for each in problems], str(options.settings))
     for warning in train_job_warnings(settings, params):
         print_message(f"warning: {warning}")
     image = images_named_by(options.images, ("train",))["train"].reference

@@ -50,7 +50,7 @@ def _images(view: View) -> Iterator[tuple[str, str]]:
     found = [
         (f"{step.where}.{'image_uri' if 'image_uri' in step.container else 'image'}", step.image) for step in view.steps
     ]
-    found += [(step.nodes_where, text(step.nodes.get("image"))) for step in view.steps if step.nodes_text]
+    found += [(step.nodes_where, text(step.nodes.get("image"))) for step in view.steps if step.nodes]
     for where, image in found:
         if not PLACEHOLDER.search(image) and image not in _DRIVER_OPERATIONS:
             yield where, image

@@ -164,7 +164,7 @@ def _params(job: TrainJob) -> Iterator[Note]:
     where, value = job.options.get("params", ("", ""))
     if value.startswith("/"):
         yield from _read(job, where, value, "params", "a ConfigMap, or give them as JSON text: --params={…}")
-    if params is not None and params.device.startswith("cuda") and not job.gpus:
+    if params is not None and params.device.startswith("cuda") and not any(job.devices.values()):
         message = f"the params ask for device {params.device}, and the nodes have no GPU"
         yield Note("error", job.at("spec", "trainer", "resourcesPerNode"), message, "ask for nvidia.com/gpu in limits")
 

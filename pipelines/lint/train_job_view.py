@@ -166,12 +166,16 @@ class TrainJob:
         return max(holding, key=lambda each: len(each.path), default=None)
 
     @property
-    def gpus(self) -> int:
-        """Accelerators a node, by what Trainer takes for one: a resource with gpu in its name."""
+    def devices(self) -> dict[str, int]:
+        """What device plugins give each node, such as nvidia.com/gpu or nvidia.com/mig-1g.10gb, and how many."""
         resources = mapping(self.trainer.get("resourcesPerNode"))
         asked = {**mapping(resources.get("limits")), **mapping(resources.get("requests"))}
-        counts = [str(count) for name, count in asked.items() if "gpu" in name.lower()]
-        return max((int(count) for count in counts if count.isdecimal()), default=0)
+        return {name: int(str(count)) for name, count in asked.items() if "/" in name and str(count).isdecimal()}
+
+    @property
+    def gpus(self) -> int:
+        """Accelerators a node, by what Trainer takes for one: a resource with gpu in its name."""
+        return max((count for name, count in self.devices.items() if "gpu" in name.lower()), default=0)
 
 
 class TrainJobFile:

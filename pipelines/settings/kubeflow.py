@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError
 
 from components.shared.errors import Problem
-from components.shared.kubeflow.train_job import DEFAULT_RUNTIME, REFUSED, NodeSpec, RuntimeRef, variable_problem
+from components.shared.kubeflow.train_job import DEFAULT_RUNTIME, REFUSED, NodeSpec, RuntimeRef
+from components.shared.params.parsed import as_problems
 from components.shared.params.types import Truth, Whole
 from pipelines.quantities import quantity
 from pipelines.settings.common import EVERY_STEP, STEP_FIELDS, PlatformSettings, StepSettings
@@ -224,15 +225,15 @@ class KubeflowTrain(KubeflowStep):
         found = super().problems()
         if self.runtime is not None and self.nodes is None:
             found.append(Problem("runtime", "needs nodes, such as nodes: 2; one machine trains without Trainer"))
-        for field in ("env", "secret_env") if self.is_distributed else ():
-            refused = ((name, variable_problem(name)) for name in sorted(getattr(self, field)))
-            found += [Problem(f"{field}.{name}", problem) for name, problem in refused if problem]
-        if self.is_distributed and not found:
-            try:
-                self.node_spec("image")
-            except ValidationError as error:
-                found += [Problem("nodes", each["msg"]) for each in error.errors(include_url=False)]
-        return found
+        return found + (self.trainers_problems() if self.is_distributed else [])
+
+    def trainers_problems(self) -> list[Problem]:
+        """What Kubeflow Trainer does not take of it."""
+        try:
+            self.node_spec("image")
+        except ValidationError as error:
+            return as_problems(error, ())
+        return []
 
     def warnings(self) -> list[str]:
         """What has no effect, by its key."""

@@ -73,21 +73,13 @@ def _without_secrets(problem: Problem) -> Problem:
     return Problem(problem.path, problem.message.partition(", got ")[0])
 
 
-def settings_warnings(settings: AnySettings, params: Params, checkpoints: str | None = None) -> list[str]:
-    """What is allowed and costs money for nothing or has no effect, and what not every release of the platform takes.
-
-    Args:
-        settings: The settings.
-        params: The run's params.
-        checkpoints: Where training keeps its checkpoints, where that is said beside the settings.
-    """
+def settings_warnings(settings: AnySettings, params: Params) -> list[str]:
+    """What costs money for nothing or has no effect, and what not every release of the platform takes."""
     newer = settings.newer() if isinstance(settings, KubeflowSettings) else []
     before = "Kubeflow Pipelines before {} refuses a pipeline compiled with this"
     found = [f"{key}: {before.format(FIRST_RELEASE[FIELD_OF[key]])}" for key in newer]
     if isinstance(settings, KubeflowSettings) and settings.train:
         found += [f"train.{warning}" for warning in settings.train.warnings()]
-        if settings.train.is_distributed and not (checkpoints or settings.checkpoints):
-            found.append("checkpoints: are named nowhere, so that a run anew finds none; auto: beside its artifacts")
     if params.device == "cpu" and settings.step("train").is_accelerated:
         found.append("train: an accelerator is rented, but the params say device cpu")
     if settings.step("evaluate").is_accelerated:

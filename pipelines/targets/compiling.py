@@ -39,7 +39,7 @@ _HEADER = """\
 def check_output(file: Path) -> None:
     """Refuse a name that does not end as kfp and Kubeflow expect it."""
     if file.suffix not in (".yaml", ".yml"):
-        raise InputError(f"--output {file}: a compiled pipeline's name ends in .yaml")
+        raise InputError(f"--output {file}: the name of what is compiled ends in .yaml")
 
 
 def write_pipeline(file: Path, text: str) -> None:

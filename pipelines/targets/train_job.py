@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from components.shared.errors import InputError, Problem
-from components.shared.kubeflow.train_job import DEFAULT_RUNTIME, REFUSED, RUN_REFERENCE, train_job, variable_problem
+from components.shared.errors import InputError
+from components.shared.kubeflow.train_job import DEFAULT_RUNTIME, REFUSED, RUN_REFERENCE, train_job
 from components.shared.params.params import Params
 from components.shared.params.training_id import training_id
 from components.shared.run import AUTO, EVENTS_VARIABLE
@@ -27,8 +27,8 @@ RUN = "{run}"  # in a location: the run's id, which is the job's name
 
 _ABOUT = (
     "Trains an image classifier on {nodes}: a TrainJob of Kubeflow Trainer 2.2 or later, by Shutterline {version}; "
-    "`shutterline validate` checks it. In the namespace there must be {needs}. To create a job, which is a run by its "
-    "name, and to see its log:"
+    "`shutterline validate` checks it. Where it is created there must be {needs}. To create a job, which is a run by "
+    "its name, and to see its log:"
 )
 _COMMANDS = """\
 #   kubectl create --filename {file}
@@ -60,6 +60,10 @@ def train_job_manifest(
             parse_location(value)
         except InputError as error:
             raise InputError(f"--{name} {error}") from error
+    if RUN in dataset:
+        raise InputError(
+            f"--dataset {dataset}: {RUN} is for --model and --checkpoints; a dataset is there before a run"
+        )
     options = [f"--{name}={value}" for name, value in given.items()]
     train = settings.train or KubeflowTrain()
     events = {EVENTS_VARIABLE: settings.events} if settings.events and settings.events != AUTO else {}
@@ -87,14 +91,6 @@ def train_job_text(job: dict[str, Any], file: Path) -> str:
     return f"{header}\n{commands}{body}"
 
 
-def train_job_problems(settings: KubeflowSettings) -> list[Problem]:
-    """What of the settings Trainer does not take."""
-    train = settings.train or KubeflowTrain()
-    named = [(field, name) for field in ("env", "secret_env") for name in sorted(getattr(train, field))]
-    found = ((f"train.{field}.{name}", variable_problem(name)) for field, name in named)
-    return [Problem(path, problem) for path, problem in found if problem]
-
-
 def train_job_warnings(settings: KubeflowSettings, params: Params) -> list[str]:
     """What of the settings has no effect in a TrainJob, or costs money for nothing."""
     train = settings.train or KubeflowTrain()
@@ -104,6 +100,8 @@ def train_job_warnings(settings: KubeflowSettings, params: Params) -> list[str]:
         found.append("train.retry: has no effect; a TrainJob's runtime says how often it is started again")
     if train.cache != stock.cache:
         found.append("train.cache: has no effect; a TrainJob is never served from a cache")
+    if settings.events == AUTO:
+        found.append("events: auto has no effect; a TrainJob has no artifacts to keep them beside")
     if params.device == "cpu" and train.is_accelerated:
         found.append("train: an accelerator is rented, but the params say device cpu")
     return found

@@ -84,8 +84,7 @@ REFUSED: dict[str, tuple[Callable[[TrainerApi], None], dict[str, Any], str]] = {
         f"not found: specified clusterTrainingRuntime must be created before the TrainJob is created; {RUNTIME}",
     ),
     "no token": (lambda api: setattr(api, "token", "another"), {}, "the API server answers 401: Unauthorized"),
-    "bad nodes": (lambda api: None, {"nodes": '{"image": "x", "nodes": 0}'}, "nodes: nodes: Input should be greater "
-                  "than or equal to 1"),
+    "bad nodes": (lambda api: None, {"nodes": '{"image": "x", "nodes": 0}'}, "nodes: nodes: must be at least 1"),
     "another dataset": (
         lambda api: None,
         {"dataset_sha256": "f" * 64},

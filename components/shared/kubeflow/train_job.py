@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from components.shared.errors import InputError
 from components.shared.files import CLAIMS_VARIABLE
+from components.shared.params.parsed import as_problems
+from components.shared.params.types import refusal, refusals
 from components.shared.run import RUN_VARIABLE
 
 GROUP = "trainer.kubeflow.org"
@@ -46,6 +48,8 @@ _RESERVED = frozenset(
     "PET_NNODES PET_NPROC_PER_NODE PET_NODE_RANK PET_MASTER_ADDR PET_MASTER_PORT "
     "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT".split()
 )
+# Who the container runs as, other than the image says, and Kubernetes' names of it.
+_SECURITY = {"run_as_user": "runAsUser", "run_as_group": "runAsGroup", "run_as_non_root": "runAsNonRoot"}
 _RESERVED_PREFIXES = ("KUBEFLOW_TRAINER_", "TORCHELASTIC_")
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _GENERATED = re.compile(r"[a-z][-a-z0-9]*")
@@ -65,16 +69,8 @@ class RuntimeRef(_Record):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """A runtime as settings name it: ``NAME`` of the job's namespace, or ``ClusterTrainingRuntime/NAME``.
-
-        Raises:
-            InputError: It is neither.
-        """
+        """A runtime as settings name it: ``NAME`` of the job's namespace, or ``ClusterTrainingRuntime/NAME``."""
         kind, _, name = text.rpartition("/")
-        if kind not in ("", "TrainingRuntime", "ClusterTrainingRuntime") or not re.fullmatch(
-            r"[a-z0-9][-.a-z0-9]*", name
-        ):
-            raise InputError(f"{text}: a runtime is NAME, of the job's namespace, or ClusterTrainingRuntime/NAME")
         return cls.model_validate({"kind": kind or "TrainingRuntime", "name": name})
 
     def __str__(self) -> str:
@@ -123,14 +119,6 @@ class Toleration(_Record):
     seconds: int | None = None
 
 
-class Security(_Record):
-    """Who the container runs as, other than the image says."""
-
-    run_as_user: int | None = None
-    run_as_group: int | None = None
-    run_as_non_root: bool | None = None
-
-
 class NodeSpec(_Record):
     """What each node of a TrainJob is: the keys of a step's settings, by their names there.
 
@@ -161,23 +149,22 @@ class NodeSpec(_Record):
     pull_secrets: tuple[str, ...] = Field((), max_length=64)
     service_account: str | None = None
     timeout_s: int | None = Field(None, ge=1)
-    security: Security | None = None
+    security: dict[Literal["run_as_user", "run_as_group", "run_as_non_root"], int | bool] = {}
 
     @field_validator("env", "secret_env")
     @classmethod
     def _of_the_user(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name in value:
-            if problem := variable_problem(name):
-                raise ValueError(f"{name} {problem}")
+        if problems := [(f".{name}", problem) for name in sorted(value) if (problem := variable_problem(name))]:
+            raise refusals(problems)
         return value
 
     @model_validator(mode="after")
     def _within_trainers_limits(self) -> Self:
         # 128 each, with room for what train_job adds.
         if len(self.env) + len(self.secret_env) > 120:
-            raise ValueError("has more than 120 environment variables; Trainer takes 128 of a TrainJob, ours included")
+            raise refusal("more than 120 variables with secret_env; Trainer takes 128 of a job, ours included", "env")
         if len(self.volumes) + len(self.secret_files) > 120:
-            raise ValueError("has more than 120 volumes; Trainer takes 128 of a TrainJob")
+            raise refusal("more than 120 with secret_files; Trainer takes 128 of a job, ours included", "volumes")
         return self
 
     def to_json(self) -> str:
@@ -196,9 +183,8 @@ class NodeSpec(_Record):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InputError(f"nodes: {f'{where}: ' if where else ''}{first['msg']}") from None
+            first = as_problems(error, (), lambda where: "unknown key")[0]
+            raise InputError(f"nodes: {first}".partition(", got ")[0]) from None  # without a value: it may be a secret
 
 
 def variable_problem(name: str) -> str | None:
@@ -325,12 +311,10 @@ def _toleration(toleration: Toleration) -> dict[str, Any]:
 def _patches(spec: NodeSpec, labels: Mapping[str, str]) -> dict[str, Any]:
     """The entry of runtimePatches with everything of a pod that `spec.trainer` has no field for; empty: nothing."""
     volumes = list(_volumes(spec))
-    user = spec.security.model_dump(exclude_none=True) if spec.security else {}
-    renamed = {"run_as_user": "runAsUser", "run_as_group": "runAsGroup", "run_as_non_root": "runAsNonRoot"}
     container = _filled(
         {
             "volumeMounts": [mount for _, mount in volumes],
-            "securityContext": {renamed[key]: value for key, value in user.items()},
+            "securityContext": {_SECURITY[key]: value for key, value in spec.security.items()},
         }
     )
     pod = {

@@ -43,8 +43,8 @@ def pipeline(checkpoints: str = "auto", **said: Any) -> CompiledPipeline:
         ("secret-value", "error", "AWS", {"env": {"SOMETHING": AWS_KEY}}),
         ("secret-value", "error", "KAFKA_SASL_PASSWORD", {"env": {"KAFKA_SASL_PASSWORD": "hunter2!"}}),
         ("nodes", "error", "nodes: nodes: ", {"nodes": "many"}),
-        ("nodes", "error", "env: ", {"env": {"PET_NNODES": "2"}}),
-        ("nodes", "error", "nodes: color: ", {"color": "red"}),
+        ("nodes", "error", "nodes: env.PET_NNODES: is set by Trainer", {"env": {"PET_NNODES": "2"}}),
+        ("nodes", "error", "nodes: color: unknown key", {"color": "red"}),
         (
             "nodes",
             "warning",
@@ -88,5 +88,6 @@ def test_whatever_stands_there_is_an_error_and_no_crash(odd: object) -> None:
     found = pipeline()
     tasks = found.spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
     tasks["train"]["inputs"]["parameters"]["nodes"] = {"runtimeValue": {"constant": odd}}
-    rules = {finding.rule: finding.severity for finding in lint(found, None)}
-    assert rules["nodes"] == "error"
+    errors = [finding.rule for finding in lint(found, None) if finding.severity == "error"]
+    # What can be read as JSON has an image, or none.
+    assert errors in (["nodes"], ["unpinned-image", "nodes"])

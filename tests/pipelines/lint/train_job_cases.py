@@ -161,6 +161,10 @@ SOUND: list[tuple[Change, ...]] = [
     (metadata(name="n" * 48),),
     (metadata(name="night-7"), variable("SHUTTERLINE_RUN_ID", value="night-7")),
     (params(device="cuda"),),
+    (
+        params(device="cuda"),
+        trainer(resourcesPerNode={"limits": {"cpu": 2, "memory": "4Gi", "nvidia.com/mig-1g.10gb": 1}}),
+    ),
     (params(device="cpu"), NO_GPU, option("processes", None)),
     (option("params", "/shared/params.json"),),
     (option("dataset", "/shared/dataset"), option("model", "/shared/model"), option("checkpoints", "/shared/x")),

@@ -89,7 +89,10 @@ def test_the_nodes_get_what_settings_for_kubeflow_have_train_get(
     (kept,) = [part for part in command if part.startswith("--checkpoints=s3://bucket/checkpoints/")]
     header = (here / "job.yaml").read_text().partition("apiVersion")[0]
     needed = " ".join(header.replace("# ", "").split())
-    assert "there must be the ClusterTrainingRuntime ours, the secret s3, the claim data. To create" in needed
+    assert (
+        "Where it is created there must be the ClusterTrainingRuntime ours, the secret s3, the claim data. To create"
+        in needed
+    )
     assert "kubectl create --filename job.yaml" in needed
 
     assert shutterline(*compile, "--set", "device=auto", "-o", "again.yaml").code == 0
@@ -139,8 +142,8 @@ def test_as_json_it_says_what_it_found(shutterline: Shutterline, here: Path, par
 
 def test_what_has_no_effect_is_warned_of(shutterline: Shutterline, here: Path, params: Path) -> None:
     (here / "settings.yaml").write_text(
-        "target: kubeflow\ntrain: {nodes: 2, pull_policy: Always, cache: false, retry: {times: 5}, gpu: {count: 1}, "
-        "shm: 1Gi}\n"
+        "target: kubeflow\nevents: auto\ntrain: {nodes: 2, pull_policy: Always, cache: false, retry: {times: 5}, "
+        "gpu: {count: 1}, shm: 1Gi}\n"
     )
 
     done = shutterline(
@@ -152,6 +155,7 @@ def test_what_has_no_effect_is_warned_of(shutterline: Shutterline, here: Path, p
         "train.pull_policy",
         "train.retry",
         "train.cache",
+        "events",
         "train",
     ]
 
@@ -162,9 +166,11 @@ REFUSED = {
     "--data is not for --target trainjob": (*PLACES, "--data", "s3://bucket/images"),
     "--cache is not for --target trainjob": (*PLACES, "--cache"),
     "--model s3://x: ": ("--dataset", "s3://bucket/dataset", "--model", "s3://x"),
-    "--output job.json: a compiled pipeline's name ends in .yaml": (*PLACES, "-o", "job.json"),
+    "--output job.json: the name of what is compiled ends in .yaml": (*PLACES, "-o", "job.json"),
     "these are settings for Vertex AI": (*PLACES, "--settings", "vertex.yaml"),
     "pet.yaml: train.env.PET_NNODES: is set by Trainer": (*PLACES, "--settings", "pet.yaml"),
+    "many.yaml: train.env: more than 120 variables": (*PLACES, "--settings", "many.yaml"),
+    "--dataset s3://bucket/{run}: {run} is for --model": ("--dataset", "s3://bucket/{run}", *PLACES[2:]),
     "would hold the secret that SOME_PASSWORD has here": (*PLACES[:2], "--model", "s3://bucket/a-long-secret"),
 }
 
@@ -176,6 +182,7 @@ def test_what_cannot_be_used_is_refused_and_nothing_written(
     monkeypatch.setenv("SOME_PASSWORD", "a-long-secret")
     (here / "vertex.yaml").write_text("target: vertex\n")
     (here / "pet.yaml").write_text("target: kubeflow\ntrain: {env: {PET_NNODES: '2'}}\n")
+    (here / "many.yaml").write_text(json.dumps({"train": {"env": {f"A{number}": "x" for number in range(121)}}}))
 
     assert message in refused("compile", "--target", "trainjob", "--params", params, "-o", "j.yaml", *REFUSED[message])
 
