@@ -55,12 +55,18 @@ class Pace:
 
 
 class ApiError(Exception):
-    """The API server refuses a request: `status` is HTTP's, `message` its own words."""
+    """The API server refuses a request: `status` is HTTP's, `reason` Kubernetes' word for it, `message` in full."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, reason: str = "") -> None:
         super().__init__(f"the API server answers {status}: {message}")
         self.status = status
         self.message = message
+        self.reason = reason
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether a resource is not there; a server that begins, or a proxy, answers 404 to all."""
+        return self.status == 404 and self.reason == "NotFound"
 
 
 class Api:
@@ -135,10 +141,10 @@ class Api:
         response = self._response(method, path, body, query, answer_s or self.answer_s)
         try:
             document = json.loads(response.data)
-        except (OSError, ValueError, self._transport_errors()) as error:
+        except (OSError, ValueError, RecursionError, self._transport_errors()) as error:
             raise RetryableError(f"the API server's answer breaks off: {first_line(error)}") from error
         if not isinstance(document, dict):
-            raise RetryableError("the API server's answer is none of Kubernetes'")
+            raise foreign_answer()
         return document
 
     def stream(self, path: str, query: Mapping[str, str]) -> Iterator[bytes]:
@@ -191,11 +197,18 @@ class Api:
         return cast("type[Exception]", HTTPError)
 
 
+def foreign_answer() -> RetryableError:
+    """The error of an answer that Kubernetes does not give, such as a page of a proxy in between."""
+    return RetryableError("the API server's answer is none of Kubernetes'")
+
+
 def _error_of(error: Any) -> Exception:
     """An answer that is no success, by its Status; a client's trouble with TLS has no status."""
     text = error.body.decode("utf-8", "replace") if isinstance(error.body, bytes) else str(error.body or error.reason)
-    with suppress(ValueError, LookupError, TypeError):
-        text = str(json.loads(text)["message"])
+    reason = ""
+    with suppress(ValueError, LookupError, TypeError, RecursionError):
+        document = json.loads(text)
+        text, reason = str(document["message"]), str(document.get("reason", ""))
     status, message = int(error.status or 0), redact(shortened(" ".join(text.split()), 1000))
     if status == 0 or status in (408, 429) or status >= 500:
         headers = error.headers or {}
@@ -203,4 +216,4 @@ def _error_of(error: Any) -> Exception:
             f"the API server answers {status}: {message}" if status else message,
             retry_after_s(headers.get("Retry-After", "")),
         )
-    return ApiError(status, message)
+    return ApiError(status, message, reason)

@@ -17,14 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from components.shared.errors import PlatformRefusedError, PlatformUnavailableError, RetryableError
 from components.shared.events.status_lines import LOG, STATUS_VARIABLE
 from components.shared.kubeflow.train_job import API_VERSION, GROUP, NODE, NodeSpec, train_job
 from components.shared.retry import OutOfTimeError, TimeLeft, bounded, retried
 from components.shared.run import POD_NAME_VARIABLE, RUN_VARIABLE
-from components.train_job.api import Api, ApiError
+from components.train_job.api import Api, ApiError, foreign_answer
 from components.train_job.status import JOB_LABEL, failure_message, is_being_deleted
 
 RUN_LABEL, STEP_LABEL = "shutterline/run", "shutterline/step"
@@ -98,8 +98,9 @@ class TrainJobs:
         pod = os.environ.get(POD_NAME_VARIABLE, "")
         if not pod:
             return None
+        path = self._api.path("v1", "pods", pod)
         try:
-            document = retried(lambda left: self._api.request("GET", self._api.path("v1", "pods", pod)), *self._within)
+            document = retried(lambda left: _resource(self._api.request("GET", path), pod), *self._within)
         except (ApiError, OutOfTimeError) as error:
             self._log.warning("the TrainJob is not deleted with its run: the step's own pod cannot be read: %s", error)
             return None
@@ -134,8 +135,14 @@ class TrainJobs:
             "spec": {"resourceAttributes": {key: value for key, value in asked.items() if value}},
         }
         path = f"/apis/{version}/selfsubjectaccessreviews"
-        answer = self._asked(lambda: self._api.request("POST", path, body))
-        return bool((answer.get("status") or {}).get("allowed"))
+
+        def ask() -> bool:
+            status = self._api.request("POST", path, body).get("status")
+            if not isinstance(status, dict) or not isinstance(status.get("allowed"), bool):
+                raise foreign_answer()
+            return bool(status["allowed"])
+
+        return self._asked(ask)
 
     def try_out(self, manifest: Mapping[str, Any]) -> None:
         """See that a job could be made, without making it: by the cluster's own checks, Trainer's webhooks included."""
@@ -153,7 +160,7 @@ class TrainJobs:
 
         def post() -> dict[str, Any]:
             try:
-                return self._api.request("POST", path, manifest, {"fieldValidation": "Strict"})
+                return _resource(self._api.request("POST", path, manifest, {"fieldValidation": "Strict"}), name)
             finally:
                 answered.set()
 
@@ -194,9 +201,9 @@ class TrainJobs:
     def get(self, name: str) -> dict[str, Any] | None:
         """A job, by one request; None: it is not there. ApiError and RetryableError as `Api.request`."""
         try:
-            return self._api.request("GET", self._api.path(API_VERSION, _KIND, name))
+            return _resource(self._api.request("GET", self._api.path(API_VERSION, _KIND, name)), name)
         except ApiError as error:
-            if error.status == 404:
+            if error.is_gone:
                 return None
             raise
 
@@ -222,7 +229,7 @@ class TrainJobs:
             try:
                 self._api.request("DELETE", path, options, answer_s=max(1.0, min(self._pace.answer_s, left())))
             except ApiError as error:
-                if error.status not in (404, 409):  # gone, or another of this name
+                if not error.is_gone and error.status != 409:  # another of this name
                     raise
             return True
 
@@ -234,8 +241,10 @@ class TrainJobs:
             return False
 
     def _list(self, path: str, selector: str) -> list[dict[str, Any]]:
-        answer = self._api.request("GET", path, query={"labelSelector": selector})
-        return [each for each in answer.get("items") or () if isinstance(each, dict)]
+        items = self._api.request("GET", path, query={"labelSelector": selector}).get("items")
+        if not isinstance(items, list):
+            raise foreign_answer()
+        return [_resource(each) for each in items]
 
     @property
     def _within(self) -> tuple[float, tuple[float, float]]:
@@ -249,6 +258,19 @@ class TrainJobs:
         except OutOfTimeError as error:
             times = f"{error.attempts} attempts in {self._pace.setup_s:g} s"
             raise PlatformUnavailableError(f"the cluster does not answer, {times}: {error}") from error
+
+
+def _resource(answer: Any, name: str = "") -> dict[str, Any]:
+    """A resource that an answer is; RetryableError where it is none, or not the one of a name."""
+    metadata = answer.get("metadata") if isinstance(answer, dict) else None
+    if (
+        not isinstance(metadata, dict)
+        or not all(isinstance(metadata.get(key), str) for key in ("name", "uid"))
+        or not isinstance(metadata.get("labels") or {}, dict)
+        or name not in ("", metadata["name"])
+    ):
+        raise foreign_answer()
+    return cast("dict[str, Any]", answer)
 
 
 def label_of(text: str) -> str:

@@ -6,9 +6,11 @@ have them. What is missing or of another type is passed over.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -199,10 +201,9 @@ def progress_of(job: Mapping[str, Any]) -> Progress | None:
         return None
     figures: dict[str, float] = {}
     for metric in _dicts(status, "metrics"):
-        try:
-            figures[_text(metric, "name")] = float(_text(metric, "value"))
-        except ValueError:
-            continue
+        with suppress(ValueError):
+            if math.isfinite(value := float(_text(metric, "value"))):
+                figures[_text(metric, "name")] = value
     epoch = figures.pop("epoch", None)
     return Progress(
         percentage,
