@@ -1,8 +1,10 @@
 """What Vertex AI has and takes, as Google documents it; nothing here was tried on Vertex AI itself.
 
-Accelerators and the machines they come in: Compute Engine's pages on GPU machine types and on N1. What a step may ask
-for without one: Vertex AI's page "Specify the machine configuration for a pipeline step". Names, labels and sizes: the
-reference of ``PipelineJob`` and Vertex AI's page on quotas and limits. Read in November 2026.
+A2, A3, G2 and G4 machines were compared with Compute Engine's page "Accelerator-optimized machine family" as of April
+2026, N1 memory for each processor (standard 3.75 GB, highmem 6.5) with its page "Machine types"; the machine of B200
+and which N1 sizes custom training takes were not compared with a page again. What a step may ask for without
+accelerator: Vertex AI's page "Specify the machine configuration for a pipeline step". Names, labels and sizes: the
+reference of ``PipelineJob`` and Vertex AI's page on quotas and limits.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ def _checkpoint_location(view: View) -> Iterator[Note]:
         if not checkpoints:
             message = "checkpoints lie beside the model until the pod ends, and die with it"
             if step.nodes:
-                message = "checkpoints lie beside the model, where no other run finds them"
+                message = "checkpoints are beside the model, where no other run finds them"
             yield Note("warning", where, message, advice)
         elif _is_path(checkpoints) and _missing_at(view, step, checkpoints, "pvcMount"):
             yield Note("error", where, f"checkpoints at {checkpoints} die with the machine", advice)

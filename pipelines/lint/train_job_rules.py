@@ -177,10 +177,12 @@ def _read(job: TrainJob, where: str, path: str, what: str, how: str) -> Iterator
         yield Note(severity, where, f"{what}: nothing mounts {path}{unless}", f"mount {how}")
 
 
-def _written(job: TrainJob, where: str, path: str, what: str) -> Iterator[Note]:
-    """What is wrong with a path that the step writes."""
-    mount = job.mount_of(path)
-    if mount is None:
+def _written(job: TrainJob, option: str, what: str) -> Iterator[Note]:
+    """What is wrong with a path that the step writes, by its option."""
+    where, path = job.options.get(option, ("", ""))
+    if not path.startswith("/"):
+        return
+    if (mount := job.mount_of(path)) is None:
         severity: Severity = "error" if job.is_runtime_known else "warning"
         unless = "" if job.is_runtime_known else ", unless the runtime mounts a volume there"
         advice = "name a bucket, or mount a persistentVolumeClaim there by runtimePatches"
@@ -192,40 +194,24 @@ def _written(job: TrainJob, where: str, path: str, what: str) -> Iterator[Note]:
 
 def _data_location(job: TrainJob) -> Iterator[Note]:
     where, value = job.options.get("dataset", ("", ""))
+    how = "a volume there by runtimePatches, or name a bucket"
     if value.startswith("/"):
-        yield from _read(job, where, value, "dataset", "a volume there by runtimePatches, or name a bucket")
+        yield from _read(job, where, value, "dataset", how)
     params, _ = _params_of(job)
     if params is not None and params.initial_weights and "://" not in params.initial_weights:
-        how = "a volume there by runtimePatches, or name a bucket"
         yield from _read(job, job.options["params"][0], params.initial_weights, "initial_weights", how)
-
-
-def _model_location(job: TrainJob) -> Iterator[Note]:
-    where, value = job.options.get("model", ("", ""))
-    if value.startswith("/"):
-        yield from _written(job, where, value, "models")
-
-
-def _checkpoint_location(job: TrainJob) -> Iterator[Note]:
-    where, value = job.options.get("checkpoints", ("", ""))  # else beside the model
-    if value.startswith("/"):
-        yield from _written(job, where, value, "checkpoints")
 
 
 def _run_id(job: TrainJob) -> Iterator[Note]:
     advice = "let it be the job's name, as pipelines/examples/trainer/trainjob-cpu.yaml does"
     metadata = mapping(job.manifest.get("metadata"))
     if RUN_VARIABLE not in {name for _, name, _ in job.environment}:
-        message = f"without {RUN_VARIABLE} a pod that is started again is another run to whoever watches"
+        message = f"without {RUN_VARIABLE} a pod that is started again is another run to `shutterline watch`"
         yield Note("warning", job.at("spec", "trainer", "env"), message, advice)
     for where, name, _ in job.environment:
         if name == RUN_VARIABLE and name in job.variables and "name" not in metadata:
             message = "every job that is created of this file is taken for the same run"
             yield Note("warning", where, message, advice, job.variables[name])
-
-
-def _restarts(job: TrainJob) -> Iterator[Note]:
-    return stock_runtime(job.at("spec", "runtimeRef"), *job.runtime)
 
 
 def _limits(job: TrainJob) -> Iterator[Note]:
@@ -258,33 +244,31 @@ def _credentials_file(job: TrainJob) -> Iterator[Note]:
             yield from _read(job, where, path, name, how)
 
 
+# Of each job; the first six also of those that run something else than our step.
+_OF_A_JOB: tuple[tuple[str, str, Callable[[TrainJob], Iterable[Note]]], ...] = (
+    ("unpinned-image", "images without a digest", lambda job: unpinned_images(_images(job))),
+    ("local-image", "images that a cluster hardly can pull", lambda job: local_images(_images(job))),
+    ("fields", "fields that a TrainJob does not have, and values of another type than theirs", _fields),
+    ("names", "names of the job or its runtime that Trainer or JobSet refuse", _names),
+    ("patches", "`runtimePatches` that Trainer refuses", _patches),
+    ("reserved-variable", "variables that Trainer or torch's launcher sets", _reserved_variable),
+    ("arguments", "options that the training step needs, and relative paths", _arguments),
+    ("params", "params that are not valid, or at a path that nothing mounts", _params),
+    ("limits", "nodes without limits of processors or memory", _limits),
+    ("shared-memory", "GPUs without shared memory", _shared_memory),
+    ("idle-gpus", "GPUs of a node that no process uses", _idle_gpus),
+    ("restarts", "a runtime that tries bad input again and deletes its log",
+     lambda job: stock_runtime(job.at("spec", "runtimeRef"), *job.runtime)),
+    ("run-id", "jobs that status takes for one run, or one that it takes for several", _run_id),
+    ("checkpoint-location", "checkpoints that die with the pod",
+     lambda job: _written(job, "checkpoints", "checkpoints")),
+    ("data-location", "a dataset or weights at a path that nothing mounts", _data_location),
+    ("model-location", "a model that dies with the pod", lambda job: _written(job, "model", "models")),
+    ("credentials-file", "files of credentials that nothing mounts", _credentials_file),
+)  # fmt: skip
 TRAIN_JOB_RULES: tuple[Rule[TrainJobFile], ...] = (
     Rule("secret-value", "values of secrets", _secret_value),
-    Rule("unpinned-image", "images without a digest", _jobs(lambda job: unpinned_images(_images(job)), ours=False)),
-    Rule(
-        "local-image",
-        "images that a cluster hardly can pull",
-        _jobs(lambda job: local_images(_images(job)), ours=False),
-    ),
-    Rule(
-        "fields",
-        "fields that a TrainJob does not have, and values of another type than theirs",
-        _jobs(_fields, ours=False),
-    ),
-    Rule("names", "names of the job or its runtime that Trainer or JobSet refuse", _jobs(_names, ours=False)),
-    Rule("patches", "`runtimePatches` that Trainer refuses", _jobs(_patches, ours=False)),
-    Rule("reserved-variable", "variables that Trainer or torch's launcher sets", _jobs(_reserved_variable, ours=False)),
-    Rule("arguments", "options that the training step needs, and relative paths", _jobs(_arguments, ours=True)),
-    Rule("params", "params that are not valid, or at a path that nothing mounts", _jobs(_params, ours=True)),
-    Rule("limits", "nodes without limits of processors or memory", _jobs(_limits, ours=True)),
-    Rule("shared-memory", "GPUs without shared memory", _jobs(_shared_memory, ours=True)),
-    Rule("idle-gpus", "GPUs of a node that no process uses", _jobs(_idle_gpus, ours=True)),
-    Rule("restarts", "a runtime that tries bad input again and deletes its log", _jobs(_restarts, ours=True)),
-    Rule("run-id", "jobs that status takes for one run, or one that it takes for several", _jobs(_run_id, ours=True)),
-    Rule("checkpoint-location", "checkpoints that die with the pod", _jobs(_checkpoint_location, ours=True)),
-    Rule("data-location", "a dataset or weights at a path that nothing mounts", _jobs(_data_location, ours=True)),
-    Rule("model-location", "a model that dies with the pod", _jobs(_model_location, ours=True)),
-    Rule("credentials-file", "files of credentials that nothing mounts", _jobs(_credentials_file, ours=True)),
+    *(Rule(id, title, _jobs(check, ours=index >= 6)) for index, (id, title, check) in enumerate(_OF_A_JOB)),
 )
 
 

@@ -63,7 +63,7 @@ class TrainJob:
 
     @property
     def runtime(self) -> tuple[str, str]:
-        """Kind and name of the runtime; a kind that is not said is the cluster's."""
+        """Kind and name of the runtime; without a kind it is the cluster's."""
         reference = mapping(self.spec.get("runtimeRef"))
         return text(reference.get("kind")) or "ClusterTrainingRuntime", text(reference.get("name"))
 

@@ -21,7 +21,7 @@ _INPUTS, _INPUTS_IN_JSON = "{{$}}", "{{$.json_escape[1]}}"
 
 
 def run_as_custom_job(document: dict[str, Any], step: str, settings: VertexTrain) -> None:
-    """Have a step of a compiled pipeline run as a custom job, whose first pool is one machine and speaks.
+    """Have a step of a compiled pipeline run as a custom job, whose first pool is one machine, which reports.
 
     Args:
         document: The pipeline spec, which is changed.

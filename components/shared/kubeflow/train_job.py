@@ -87,7 +87,7 @@ class Gpu(_Record):
 class SecretKey(_Record):
     """Where a variable's value is kept."""
 
-    # As KFP calls them: by these names whoever looks for secrets in a compiled file knows that none is here.
+    # As KFP calls them: by these names lint knows that no secret's value is here.
     secret: str = Field(alias="secretName")
     key: str = Field(alias="secretKey")
     optional: bool = False
