@@ -9,8 +9,9 @@ import secrets
 import socket
 import tempfile
 import time
+from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from uuid import uuid4
@@ -171,6 +172,22 @@ def run_of_artifact(uri: str) -> str:
     if len(parts) >= 5 and _UUID.fullmatch(parts[-2]) and _UUID.fullmatch(parts[-4]):
         return as_run_id(parts[-4])
     return as_run_id(parts[-3]) if len(parts) >= 4 else ""
+
+
+def run_id_of(artifact: str) -> str:
+    """The id of the run that an artifact is of, as the environment and the platform have it; empty: neither has one.
+
+    What is wrong with the environment's is reported where the step begins.
+    """
+    with suppress(InputError):
+        return step_run(artifact=artifact).run
+    return run_of_artifact(artifact)
+
+
+def checkpoints_beside(model: AnyPath) -> AnyPath:
+    """Where a model's checkpoints are kept that have no location of their own."""
+    name = f"{model.name}-checkpoints"
+    return model.with_name(name) if isinstance(model, Path) else replace(model, key=f"{model.key}-checkpoints")
 
 
 def checkpoints_of_run(named: str, artifact: str, training: str) -> AnyPath | None:

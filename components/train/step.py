@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +32,14 @@ from components.shared.process_group import (
     leave_outcome,
     why_started_again,
 )
-from components.shared.run import AUTO, checkpoints_of_run, events_of_checkpoints, run_of_artifact, step_run
+from components.shared.run import (
+    AUTO,
+    checkpoints_beside,
+    checkpoints_of_run,
+    events_of_checkpoints,
+    run_id_of,
+    step_run,
+)
 from components.shared.signals import Terminated
 from components.shared.staging import Staging, addresses_of
 from components.shared.step import Reported, StepFailed, StepRecord, run_step
@@ -82,9 +89,7 @@ class PipelineStep:
         end_with_run()
         collect_rarely()
         parsed = cache(lambda: parse(*read_raw(self.params)))
-        run = run_of_artifact(self.model_uri)
-        with suppress(InputError):  # which is reported where the step begins
-            run = step_run(artifact=self.model_uri).run  # one id, whichever process reports how the step ended
+        run = run_id_of(self.model_uri)  # one, whichever process reports how the step ended
         launch = Launch([IN_PIPELINE, json.dumps(asdict(self))])
         processes = os.environ.get(PROCESSES_VARIABLE) or "auto"
         if (outcome := launch.outcome(processes, lambda: parsed().params, lambda: run)) is not None:
@@ -279,7 +284,7 @@ def _checkpoints(
     """The first process's directory of checkpoints; of one in a bucket with what it can go on from."""
     is_beside = location is None
     if location is None and isinstance(model, Location) and model.key:
-        location = replace(model, key=f"{model.key}-checkpoints")
+        location = checkpoints_beside(model)
     if location is None:
         return Checkpoints.beside(Path(str(model)), start_over=start_over)
     directory = staging.directory(location)

@@ -1,6 +1,6 @@
 """The API server of the cluster that this process is in, or that KUBECONFIG names, by Kubernetes' own client.
 
-Every request has a timeout and is made once: whoever makes it knows whether and when to make it again.
+Every request has a timeout and is made once: the caller knows whether and when to make it again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 from components.shared.errors import PlatformRefusedError, RetryableError
@@ -55,7 +55,7 @@ class Pace:
 
 
 class ApiError(Exception):
-    """The API server refuses a request: `status` is HTTP's, `reason` Kubernetes' word for it, `message` in full."""
+    """The API server refuses a request: `status` is HTTP's, `reason` Kubernetes' own, `message` in full."""
 
     def __init__(self, status: int, message: str, reason: str = "") -> None:
         super().__init__(f"the API server answers {status}: {message}")
@@ -74,7 +74,7 @@ class Api:
 
     Attributes:
         namespace: This process's own.
-        answer_s: For the answer to a request that says nothing else; may become less.
+        answer_s: For the answer to a request without a time of its own; may become less.
 
     Raises:
         PlatformRefusedError: There is no API server that this process may ask.
@@ -84,12 +84,14 @@ class Api:
     def __init__(self, pace: Pace) -> None:
         with extras_named(_NEEDS, "train-job"):
             from kubernetes import client, config
+            from urllib3.exceptions import HTTPError
         # Their warnings repeat every attempt that fails.
         for name in ("kubernetes", "urllib3"):
             silence(name)
         self.pace = pace
         self.answer_s = pace.answer_s
         self._client_module, self._config_module = client, config
+        self._broken = (OSError, ValueError, HTTPError)  # of a connection, or of an answer that comes over it
         try:
             self._client = self._connected()
         except (config.ConfigException, OSError, ValueError) as error:
@@ -138,10 +140,10 @@ class Api:
             ApiError: It refuses.
             RetryableError: It cannot be reached, does not answer in time, or asks to come again.
         """
-        response = self._response(method, path, body, query, answer_s or self.answer_s)
+        response = self._response(method, path, body, query or {}, answer_s or self.answer_s)
         try:
             document = json.loads(response.data)
-        except (OSError, ValueError, RecursionError, self._transport_errors()) as error:
+        except (RecursionError, *self._broken) as error:
             raise RetryableError(f"the API server's answer breaks off: {first_line(error)}") from error
         if not isinstance(document, dict):
             raise foreign_answer()
@@ -152,32 +154,26 @@ class Api:
         response = self._response("GET", path, None, query, self.pace.silence_s)
         try:
             yield from response.stream(amt=None, decode_content=False)
-        except (OSError, ValueError, self._transport_errors()) as error:
+        except self._broken as error:
             raise RetryableError(f"the connection broke: {first_line(error)}") from error
         finally:
             response.close()
 
     def _response(
-        self, method: str, path: str, body: Mapping[str, Any] | None, query: Mapping[str, str] | None, answer_s: float
-    ) -> Any:
-        try:
-            return self._sent(method, path, body, query, answer_s)
-        except ApiError as error:
-            if error.status != 401:
-                raise
-        # Kubernetes renews tokens, and the client reads the file once a minute.
-        with suppress(self._config_module.ConfigException, OSError, ValueError):
-            self._client = self._connected()
-        return self._sent(method, path, body, query, answer_s)
-
-    def _sent(
-        self, method: str, path: str, body: Mapping[str, Any] | None, query: Mapping[str, str] | None, answer_s: float
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        query: Mapping[str, str],
+        answer_s: float,
+        *,
+        is_repeated: bool = False,
     ) -> Any:
         try:
             return self._client.call_api(
                 path,
                 method,
-                query_params=list((query or {}).items()),
+                query_params=list(query.items()),
                 header_params={"Accept": "application/json, */*", "Content-Type": "application/json"},
                 body=body,
                 auth_settings=["BearerToken"],
@@ -186,15 +182,14 @@ class Api:
                 _request_timeout=(min(5.0, answer_s), answer_s),
             )
         except self._client_module.ApiException as error:
-            raise _error_of(error) from error
-        except (OSError, self._transport_errors()) as error:
-            host = self._client.configuration.host
-            raise RetryableError(f"{host}: {redact(first_line(error))}") from error
-
-    def _transport_errors(self) -> type[Exception]:
-        from urllib3.exceptions import HTTPError
-
-        return cast("type[Exception]", HTTPError)
+            if error.status != 401 or is_repeated:
+                raise _error_of(error) from error
+        except self._broken as error:
+            raise RetryableError(f"{self._client.configuration.host}: {redact(first_line(error))}") from error
+        # Kubernetes renews tokens, and the client reads the file once a minute.
+        with suppress(self._config_module.ConfigException, OSError, ValueError):
+            self._client = self._connected()
+        return self._response(method, path, body, query, answer_s, is_repeated=True)
 
 
 def foreign_answer() -> RetryableError:

@@ -22,7 +22,7 @@ from components.train_job.status import (
     is_being_deleted,
     losses_of,
     progress_of,
-    speaker_of,
+    reporting_pod,
     state_of,
     summary_of,
 )
@@ -57,8 +57,8 @@ class Follower:
         self._emit, self._pace, self._log = emit, api.pace, step_logger("train")
         self._lines: SimpleQueue[Line | None] = SimpleQueue()
         self._pod_log: PodLog | None = None
-        self._speaker = ""
-        self._heard: set[str] = set()
+        self._reporting = ""  # the pod whose log is read
+        self._followed: set[str] = set()  # pods that reported, this one or earlier ones
         self._logged_state = ""
         self._logged_losses: set[tuple[str, str]] = set()
         self._progress: Progress | None = None
@@ -77,7 +77,7 @@ class Follower:
             self._log.info("TrainJob %s in the namespace %s: %s", self.name, self._api.namespace, made)
 
     def until_over(self) -> Ending | None:
-        """Follow the job until it has ended, and say how; None: it is gone.
+        """Follow the job until it has ended, and return how; None: it is gone.
 
         Raises:
             PlatformRefusedError: The API server refuses for long what it allowed before.
@@ -95,10 +95,9 @@ class Follower:
         """Delete the job, and wait, within a bound, until the pod that reports has saved."""
         end = time.monotonic() + self._pace.stop_s
         self._api.answer_s = min(self._api.answer_s, _LAST_ANSWER_S)
-        if not self._jobs.delete(self.name, self._uid) or not self._speaker:
+        if not self._jobs.delete(self.name, self._uid) or not self._followed:
             return
         self._log.info("TrainJob %s is deleted; its pods are given time to save", self.name)
-        # The terminal line is the pod's last word.
         while time.monotonic() < end and self._relay.end is None:
             self._listen(min(0.5, self._pace.poll_s))
             is_there, _ = self._look()
@@ -162,16 +161,16 @@ class Follower:
 
     def _attend(self, pods: list[dict[str, Any]]) -> None:
         """Read the log of the pod that reports, perhaps another than before."""
-        speaker = speaker_of(pods, self._heard)
-        if speaker is None or not self._rights.log:
-            self._speaker = speaker.pod if speaker is not None else self._speaker
+        found = reporting_pod(pods, self._followed)
+        if found is None:
             return
-        if speaker.uid != self._speaker and speaker.uid not in self._heard:
+        is_new = found.uid not in self._followed
+        self._followed.add(found.uid)  # two that were made in one second have no order
+        if is_new and self._rights.log:
             self._read_rest()
-            self._pod_log, self._speaker = PodLog(self._api, speaker.pod, self._lines), speaker.uid
-            self._heard.add(speaker.uid)  # two that were made in one second have no order
-        if self._pod_log is not None and speaker.uid == self._speaker:
-            self._pod_log.note(speaker.restarts, is_over=speaker.is_over)
+            self._pod_log, self._reporting = PodLog(self._api, found.pod, self._lines), found.uid
+        if self._pod_log is not None and found.uid == self._reporting:
+            self._pod_log.note(found.restarts, is_over=found.is_over)
 
     def _listen(self, seconds: float) -> None:
         """Pass lines on for so long, or until there is news of the pod."""

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -19,11 +18,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from components.shared.errors import PlatformRefusedError, PlatformUnavailableError, RetryableError
+from components.shared.errors import PlatformRefusedError, PlatformUnavailableError
 from components.shared.events.status_lines import LOG, STATUS_VARIABLE
 from components.shared.kubeflow.train_job import API_VERSION, GROUP, NODE, NodeSpec, train_job
-from components.shared.retry import OutOfTimeError, TimeLeft, bounded, retried
+from components.shared.retry import OutOfTimeError, TimeLeft, retried
 from components.shared.run import POD_NAME_VARIABLE, RUN_VARIABLE
+from components.shared.signals import ends_deferred
 from components.train_job.api import Api, ApiError, foreign_answer
 from components.train_job.status import JOB_LABEL, failure_message, is_being_deleted
 
@@ -35,7 +35,7 @@ RUNTIME = "pipelines/examples/trainer/runtime.yaml"
 _STEP = "train"
 _KIND = "trainjobs"
 _LONGEST_LABEL = 63
-# What a request that was under way is given when the step is interrupted.
+# For the answer to a request that makes a job, which an interruption waits for.
 _UNDER_WAY_S = 5.0
 # What is warned of where it is not allowed, by the right.
 _WITHOUT = {
@@ -153,35 +153,21 @@ class TrainJobs:
     def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Make a job; where the answer was lost, the one that is there.
 
-        An interruption waits for a request that is under way, so that whoever deletes the job then finds it.
+        An interruption waits for a request that is under way, and the job is then found and deleted.
         """
         path, name = self._api.path(API_VERSION, _KIND), manifest["metadata"]["name"]
-        answered = threading.Event()
-
-        def post() -> dict[str, Any]:
-            try:
-                return _resource(self._api.request("POST", path, manifest, {"fieldValidation": "Strict"}), name)
-            finally:
-                answered.set()
+        answer_s = min(_UNDER_WAY_S, self._pace.answer_s)
 
         def attempt() -> dict[str, Any]:
-            answered.clear()
             try:
-                return bounded(post, 2 * self._pace.answer_s)
-            except TimeoutError as error:
-                raise RetryableError(str(error)) from error
+                with ends_deferred():
+                    answer = self._api.request("POST", path, manifest, {"fieldValidation": "Strict"}, answer_s)
+                return _resource(answer, name)
             except ApiError as error:
-                if error.status != 409:
-                    raise
-                there = self.get(name)
+                there = self.get(name) if error.status == 409 else None
                 if there is None or not self.is_own(there):
                     raise
                 return there
-            except RetryableError:
-                raise
-            except BaseException:  # a signal
-                answered.wait(min(_UNDER_WAY_S, self._pace.answer_s))
-                raise
 
         return self._asked(attempt)
 
@@ -301,7 +287,7 @@ def _role() -> str:
 
 
 def _refusal(error: ApiError, namespace: str) -> PlatformRefusedError:
-    """What the API server's refusal means for whoever runs the pipeline."""
+    """What the API server's refusal means for those who run the pipeline."""
     text = error.message
     if error.status == 404 and f'namespaces "{namespace}"' not in text:
         text = f"Kubeflow Trainer is not installed in this cluster: there are no {_KIND} of {API_VERSION} ({text})"

@@ -78,7 +78,7 @@ class PodLog:
                 if error.status == 404 or (is_over and error.status == 400):
                     return  # the pod is gone, or its container was never started
             except RetryableError:
-                pass  # whoever asks the API server for more than logs reports that
+                pass  # which is reported where the job is looked at
             self._changed.wait(self._pause_s)
 
     def _read_previous(self) -> None:
@@ -100,7 +100,7 @@ class PodLog:
             if len(rest) > _LONGEST:
                 self._take(rest, before)
                 rest = b""
-        if rest and query.get("follow") == "false":  # else the rest of this line may still be written
+        if rest and query.get("follow") != "true":  # else the rest of this line may still be written
             self._take(rest, before)
 
     def _take(self, line: bytes, before: Counter[bytes]) -> None:

@@ -27,12 +27,12 @@ def error_of_job(
     job_failure: str,
     saved: str,
 ) -> ShutterlineError:
-    """The reason of a TrainJob that has not succeeded: what its process said, else what Kubernetes knows.
+    """The reason of a TrainJob that has not succeeded: its process's own, else what Kubernetes knows.
 
     Args:
         name: The job's name.
         ending: How it ended; None: it is gone.
-        last: The last word of the process that reports.
+        last: How the process that reports ended; None: it has not reported that.
         losses: What ended badly of its last pods.
         state: What it waited for or did, as it was last seen.
         job_failure: Why the Job of its nodes failed; empty: not known.

@@ -28,7 +28,7 @@ class Relay:
     """Passes a pod's lines on, status lines as status.
 
     Attributes:
-        end: The last word of the pod's step, of its last start; None: there was none.
+        end: How the pod's step ended, at its last start; None: it has not reported that.
         resumed_from: The checkpoint that its last start went on from.
     """
 
@@ -52,7 +52,7 @@ class Relay:
         elif isinstance(data, Succeeded | Failed | Cancelled):
             self.end = data
             if isinstance(data, Failed) and self._held_message() == data.error.message:
-                self._held = []  # the step's last word is the same
+                self._held = []  # which the step itself ends with
             self.flush()
         else:
             self._saved = data if isinstance(data, Checkpoint) else self._saved

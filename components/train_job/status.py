@@ -45,8 +45,8 @@ class Ending:
 
 
 @dataclass(frozen=True)
-class Speaker:
-    """The pod whose process reports: that of index 0; `restarts` is how often its container was started again."""
+class ReportingPod:
+    """The pod of index 0, whose process reports; `restarts` is how often its container was started again."""
 
     pod: str
     uid: str
@@ -88,7 +88,7 @@ def state_of(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]] | None, n
     """
     suspended = [each for each in _dicts(job, "status", "conditions") if each.get("type") == "Suspended"]
     if _get(job, bool, "spec", "suspend") or any(each.get("status") == "True" for each in suspended):
-        return "is suspended: waits for Kueue or whoever suspended it, such as for quota"
+        return "is suspended: waits to be resumed, such as by Kueue once there is quota"
     if pods is None:
         ready = sum(_get(each, int, "ready") for each in _dicts(job, "status", "jobsStatus"))
         return "runs" if ready else "waits for its pods"
@@ -118,11 +118,11 @@ def _waits_for(pod: Mapping[str, Any]) -> str:
     return ""
 
 
-def speaker_of(pods: Sequence[Mapping[str, Any]], heard: Set[str] = frozenset()) -> Speaker | None:
-    """The pod to listen to; None: there is none yet.
+def reporting_pod(pods: Sequence[Mapping[str, Any]], followed: Set[str] = frozenset()) -> ReportingPod | None:
+    """The pod whose log is to be read; None: there is none yet.
 
     Where one replaces another, it is the one whose container runs, the older first, as a pod that is asked to end may
-    still save; else the newest, of two of one second the one whose uid is not among those `heard` before.
+    still save; else the newest, of two of one second the one whose uid is not among those `followed` before.
     """
     found = []
     for pod in pods:
@@ -130,18 +130,18 @@ def speaker_of(pods: Sequence[Mapping[str, Any]], heard: Set[str] = frozenset())
         status = next((each for each in _containers(pod) if each.get("name") == NODE), None)
         if not _is_node(pod) or labels.get(_INDEX) != "0" or status is None:
             continue
-        speaker = Speaker(
+        reporting = ReportingPod(
             _text(pod, "metadata", "name"),
             _text(pod, "metadata", "uid"),
             _get(status, int, "restartCount"),
             _text(pod, "status", "phase") in ("Succeeded", "Failed"),
         )
         runs = bool(_get(status, dict, "state", "running"))
-        found.append((runs, _text(pod, "metadata", "creationTimestamp"), speaker))
-    running = [(created, speaker.uid, speaker) for runs, created, speaker in found if runs]
+        found.append((runs, _text(pod, "metadata", "creationTimestamp"), reporting))
+    running = [(created, pod.uid, pod) for runs, created, pod in found if runs]
     if running:
         return min(running)[2]
-    ended = [(created, speaker.uid not in heard, speaker.uid, speaker) for _, created, speaker in found]
+    ended = [(created, pod.uid not in followed, pod.uid, pod) for _, created, pod in found]
     return max(ended)[3] if ended else None
 
 

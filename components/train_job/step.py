@@ -6,9 +6,8 @@ artifacts' locations in the bucket.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from pydantic import ConfigDict
 
 from components.shared.artifacts.artifact import (
     ArtifactKind,
-    FileRecord,
     Manifest,
     manifest_digest,
     read_manifest,
@@ -35,10 +33,11 @@ from components.shared.params.source import read_raw
 from components.shared.params.training_id import training_id
 from components.shared.process_group import PROCESSES_VARIABLE
 from components.shared.run import (
+    checkpoints_beside,
     checkpoints_of_run,
     current_run,
     events_of_checkpoints,
-    run_of_artifact,
+    run_id_of,
     step_run,
 )
 from components.shared.signals import Terminated
@@ -71,19 +70,12 @@ class _Locations:
     dataset: AnyPath
     dataset_sha256: str
     model: AnyPath
-    checkpoints: AnyPath | None
+    checkpoints: AnyPath | None  # named, if they are
 
     @property
     def of_checkpoints(self) -> AnyPath:
-        """Where checkpoints are: beside the model, where nothing else is named."""
-        if self.checkpoints is not None:
-            return self.checkpoints
-        name = f"{self.model.name}-checkpoints"
-        return (
-            replace(self.model, key=f"{self.model.key}-checkpoints")
-            if isinstance(self.model, Location)
-            else (self.model.with_name(name))
-        )
+        """Where checkpoints are kept."""
+        return self.checkpoints or checkpoints_beside(self.model)
 
 
 @dataclass(frozen=True)
@@ -115,9 +107,7 @@ class TrainJobStep:
             StepFailed: A SystemExit with the step's exit code; the reason is logged.
         """
         end_with_run()
-        run = run_of_artifact(self.model_uri)
-        with suppress(InputError):  # which is reported where the step begins
-            run = step_run(artifact=self.model_uri).run
+        run = run_id_of(self.model_uri)
         _, record = run_step(
             "train",
             lambda: parse(*read_raw(self.params)).warned(),
@@ -187,7 +177,7 @@ class TrainJobStep:
             document = read_json(Path(self.dataset_location))
             dataset, sha256 = parse_location(document["uri"]), str(document["sha256"])
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise ArtifactError(f"{self.dataset_location}: does not say where the dataset is: {error}") from error
+            raise ArtifactError(f"{self.dataset_location}: does not name the dataset's location: {error}") from error
         require_same(_DATASET, sha256, self.dataset_sha256)
         model = parse_location(self.model_uri.partition("?")[0])
         for what, where in (("the dataset", dataset), ("the model", model)):
@@ -249,15 +239,11 @@ def _to_take_up(
 
 def _fetched_model(staging: Staging, where: _Locations) -> Path:
     """A directory with the manifest and the learning curves of the model, which is of this dataset."""
-    fetched = staging.artifact(where.model, MODEL, _curves)
+    fetched = staging.artifact(where.model, MODEL, lambda manifest: filter(None, [manifest.learning_curves]))
     manifest: ModelManifest = read_manifest(fetched, MODEL)
     if manifest.provenance.dataset_sha256 != where.dataset_sha256:
-        raise ArtifactError(f"{where.model}: is a model of another dataset, so something else was stored in its place")
+        raise ArtifactError(f"{where.model}: is a model of another dataset; something else was stored there")
     return fetched
-
-
-def _curves(manifest: ModelManifest) -> Iterable[FileRecord]:
-    return () if manifest.learning_curves is None else (manifest.learning_curves,)
 
 
 def _require_shared(what: str, where: AnyPath, spec: NodeSpec) -> None:

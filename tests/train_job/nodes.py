@@ -75,8 +75,8 @@ class Nodes:
             if not status:
                 self._api.logs.start(self._api.namespace, name)
 
-    def say(self, *lines: str, index: int = 0) -> None:
-        self._api.logs.write(self._api.namespace, self._pods[index], *lines)
+    def say(self, *lines: str, index: int = 0, is_cut: bool = False) -> None:
+        self._api.logs.write(self._api.namespace, self._pods[index], *lines, is_cut=is_cut)
 
     def restart(self, index: int, code: int, reason: str = "Error") -> None:
         """The container ends, and is started again in its pod."""

@@ -272,13 +272,13 @@ def test_a_job_that_fails_ends_the_step_with_the_reason(
 def test_lines_of_every_start_and_pod_come_once_whatever_breaks(
     training: Training, trainer_api: TrainerApi, capsys: Told
 ) -> None:
-    """The container starts anew, its pod is replaced, connections break; the last line has no end."""
+    """The container starts anew, its pod is replaced, connections break, the last line of each has no end."""
     nodes = training.nodes
     printed: list[str] = []
 
-    def say(*lines: str) -> None:
+    def say(*lines: str, is_cut: bool = False) -> None:
         printed.extend(lines)
-        nodes.say(*lines)
+        nodes.say(*lines, is_cut=is_cut)
 
     def script() -> None:
         nodes.start()
@@ -289,12 +289,12 @@ def test_lines_of_every_start_and_pod_come_once_whatever_breaks(
         trainer_api.fail(500, "get", "pods/log", times=2)
         trainer_api.fail(None, "get", "pods/log", times=1)
         trainer_api.end_streams()
-        say("first 3", *(f"line {number}" for number in range(2000)))
+        say("first 3", *(f"line {number}" for number in range(2000)), is_cut=True)
         nodes.restart(0, 137, "OOMKilled")
         say("second 1")
         looked(trainer_api)
         trainer_api.logs.break_streams()
-        say("second 2", "same")
+        say("second 2", "same", is_cut=True)
         nodes.end(0, 143)
         looked(trainer_api)
         nodes.start(0)
@@ -355,7 +355,7 @@ def test_what_a_job_waits_for_is_logged_once_a_change(
     assert [line.removeprefix("TrainJob JOB-0: ") for line in ours(log_of(capsys))] == [
         CREATED,
         "waits for Kubeflow Trainer to take it up",
-        "is suspended: waits for Kueue or whoever suspended it, such as for quota",
+        "is suspended: waits to be resumed, such as by Kueue once there is quota",
         f"2 of 2 pods wait: Unschedulable: {UNSCHEDULABLE}",
         "2 of 2 pods wait: ImagePullBackOff (x:1)",
         "2 of 2 pods run",
@@ -433,7 +433,7 @@ def test_a_job_that_somebody_deletes_fails_the_step(training: Training, trainer_
     assert not nodes.trouble
 
 
-@pytest.mark.parametrize("how", ["refused", "hanging", 503])
+@pytest.mark.parametrize("how", [*(pytest.param(how, marks=pytest.mark.slow) for how in ("refused", "hanging")), 503])
 def test_a_server_that_is_away_is_waited_for_and_logged_once(
     training: Training, trainer_api: TrainerApi, capsys: Told, how: Any
 ) -> None:

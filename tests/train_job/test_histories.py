@@ -11,6 +11,8 @@ from tests.peers.trainer.plays import History
 from tests.train_job.conftest import Training
 
 SCALE = 0.01
+# What the other tests of this folder do not follow.
+FAST = ("success", "exit 2, stock runtime", "the pod that reports deleted", "the set restarted", "watches expire")
 
 
 def followed(training: Training, api: TrainerApi, history: History) -> tuple[str, str]:
@@ -34,7 +36,7 @@ def followed(training: Training, api: TrainerApi, history: History) -> tuple[str
 @pytest.mark.parametrize(
     ("history", "ending", "words"),
     [
-        pytest.param(history, ending, words, id=name)
+        pytest.param(history, ending, words, id=name, marks=[] if name in FAST else pytest.mark.slow)
         for name, history, ending, words in (
             ("success", histories.SUCCESS, "succeeded", ""),
             ("exit 2, stock runtime", histories.EXIT_2_STOCK, "failed 2", histories.BAD_INPUT),

@@ -90,7 +90,11 @@ REFUSED: dict[str, tuple[Callable[[TrainerApi], None], dict[str, Any], str]] = {
         {"dataset_sha256": "f" * 64},
         "reported): something else was stored in its place; run the step that makes it again without cache",
     ),
-    "no location": (lambda api: None, {"dataset_location": "/nowhere"}, "/nowhere: does not say where the dataset is"),
+    "no location": (
+        lambda api: None,
+        {"dataset_location": "/nowhere"},
+        "/nowhere: does not name the dataset's location",
+    ),
 }  # fmt: skip
 
 

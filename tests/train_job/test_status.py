@@ -10,13 +10,13 @@ from components.shared.events.data import Progress
 from components.train_job.status import (
     Ending,
     Loss,
-    Speaker,
+    ReportingPod,
     ending_of,
     exit_code_of,
     failure_message,
     losses_of,
     progress_of,
-    speaker_of,
+    reporting_pod,
     state_of,
     summary_of,
 )
@@ -108,12 +108,12 @@ UNSCHEDULABLE: Document = {
         (
             {"spec": {"suspend": True}},
             [],
-            "is suspended: waits for Kueue or whoever suspended it, such as for quota",
+            "is suspended: waits to be resumed, such as by Kueue once there is quota",
         ),
         (
             job(condition("Suspended", "Suspended", "TrainJob is suspended")),
             None,
-            "is suspended: waits for Kueue or whoever suspended it, such as for quota",
+            "is suspended: waits to be resumed, such as by Kueue once there is quota",
         ),
         (
             job(jobs=RUNNING),
@@ -150,19 +150,19 @@ def test_the_pod_of_index_0_reports_and_an_older_one_as_long_as_it_runs() -> Non
     running, ended = {"running": {"startedAt": "07:00:10"}}, terminated(143)
     old, new = "07:00:00", "07:05:00"
 
-    def reports(*pods: Document) -> Speaker | None:
-        return speaker_of(pods)
+    def reports(*pods: Document) -> ReportingPod | None:
+        return reporting_pod(pods)
 
     assert reports() is None
     assert reports(pod("b", index=1, **container(running)), pod("a", phase="Pending")) is None
-    assert reports(pod("a", **container(running, restarts=2))) == Speaker("a", "uid of a", 2, is_over=False)
+    assert reports(pod("a", **container(running, restarts=2))) == ReportingPod("a", "uid of a", 2, is_over=False)
     both = [pod("a", created=old, **container(running)), pod("c", created=new, **container(running))]
     assert reports(*both) == reports(both[0])
     both[0] = pod("a", created=old, phase="Failed", **container(ended))
     assert reports(*both) == reports(both[1])
     both[1] = pod("c", created=new, phase="Pending", **container({"waiting": {"reason": "ContainerCreating"}}))
     assert reports(*both) == reports(both[1])
-    assert reports(both[0]) == Speaker("a", "uid of a", 0, is_over=True)
+    assert reports(both[0]) == ReportingPod("a", "uid of a", 0, is_over=True)
     prepares = pod("data", **container(running))
     prepares["metadata"]["labels"]["jobset.sigs.k8s.io/replicatedjob-name"] = "dataset-initializer"
     assert reports(prepares) is None

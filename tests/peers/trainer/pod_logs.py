@@ -16,10 +16,12 @@ class Start:
 
     Attributes:
         lines: Each with its moment, without its end.
+        is_cut: The last one has no end.
         has_ended: Nothing is printed any more.
     """
 
     lines: list[tuple[datetime, str]] = field(default_factory=list)
+    is_cut: bool = False
     has_ended: bool = False
 
 
@@ -78,11 +80,12 @@ class PodLogs:
             starts.append(Start())
             self._store.changed.notify_all()
 
-    def write(self, namespace: str, pod: str, *lines: str, container: str = "node") -> None:
-        """Lines that it prints now."""
+    def write(self, namespace: str, pod: str, *lines: str, container: str = "node", is_cut: bool = False) -> None:
+        """Lines that it prints now; `is_cut`: the last one without its end."""
         with self._store.changed:
-            moment = datetime.now(UTC)
-            self._starts[namespace, pod, container][-1].lines += [(moment, line) for line in lines]
+            moment, start = datetime.now(UTC), self._starts[namespace, pod, container][-1]
+            start.lines += [(moment, line) for line in lines]
+            start.is_cut = is_cut
             self._store.changed.notify_all()
 
     def end(self, namespace: str, pod: str, container: str = "node") -> None:
@@ -135,6 +138,8 @@ class PodLogs:
         given = 0
         while True:
             data = "".join(_line(each, query.timestamps) for each in lines).encode()
+            if start.is_cut and seen == len(start.lines):
+                data = data.removesuffix(b"\n")
             if query.limit_bytes is not None:
                 data = data[: query.limit_bytes - given]
             given += len(data)
