@@ -11,10 +11,11 @@ import os
 import pickle
 import signal
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from hashlib import sha256
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ from components.classifier.graphs import GraphedCalls
 from components.classifier.images import Normaliser, StoredImages
 from components.classifier.inference import Predictions, chunks_of, predict
 from components.classifier.network import Network
-from components.shared.errors import DeviceError, GroupLostError, ShutterlineError
+from components.shared.errors import DeviceError, GroupLostError, InputError, ShutterlineError
 from components.shared.process_group import (
     MEETING_VARIABLE,
     error_of,
@@ -111,6 +112,22 @@ class Group:
         box: list[Any] = [value if self.is_first else None]
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]  # type: ignore[no-any-return]
+
+    def require_alike(self, values: Mapping[str, Any]) -> None:
+        """See that these values, by their names for people, are the same in all processes; or InputError in all.
+
+        Processes that train otherwise wait for each other for ever, or end by gloo's SIGABRT.
+        """
+        if len(set(self.gathered(sha256(repr(sorted(values.items())).encode()).digest()))) == 1:
+            return
+        self.ends_together = True
+        (_, first), *others = self.gathered((node(), dict(values)))
+        rank, (at, other) = next((rank, found) for rank, found in enumerate(others, 1) if found[1] != first)
+        names = [name for name in sorted({*first, *other}) if first.get(name) != other.get(name)]
+        raise InputError(
+            f"rank {rank}, on node {at}, is to train otherwise than rank 0, by {', '.join(names)}; give all nodes the "
+            "same params, dataset and image"
+        )
 
     def on_first(self, work: Callable[[], T]) -> T:
         """What rank 0 makes of some work, or the error it makes of it; every process of the group gets either."""

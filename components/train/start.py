@@ -35,6 +35,7 @@ from components.shared.params.recipes import describe_recipe, rate_of_recipe
 from components.shared.params.training_id import RESUMED
 from components.shared.process_group import in_group
 from components.shared.seeds import derived_seed
+from components.shared.version import __version__
 from components.train.batch_size import ChosenBatchSize, largest_batch, on_cpu, on_gpu
 from components.train.checkpoints.resume import Found
 from components.train.compiling import Compiling, choose_compiling
@@ -61,6 +62,13 @@ class TrainingInputs:
     device: torch.device
     data: Dataset
     dataset_sha256: str
+
+    @property
+    def same_in_all(self) -> dict[str, Any]:
+        """What has to be the same in all processes of a group; weights to start from are rank 0's."""
+        params = {name: value for name, value in self.params.to_dict().items() if name != "initial_weights"}
+        versions = {"Shutterline's version": __version__, "torch's version": str(torch.__version__)}
+        return {"the dataset": self.dataset_sha256, **versions, **params}
 
     @cached_property
     def normalisation(self) -> Normalisation | None:

@@ -81,6 +81,7 @@ def train(
         if first and graph is None:
             graph = stack.enter_context(GraphExport(params, kept.directory))
         inputs = group.together(lambda: check_inputs(checked or check(params), dataset))
+        group.require_alike(inputs.same_in_all)
         ending = stack.enter_context(ends_deferred())
         stack.enter_context(loss_before_signal(ending))
         group.together(lambda: stack.enter_context(lock_directory(kept.directory, _log)) if first else None)

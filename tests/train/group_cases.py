@@ -179,6 +179,7 @@ def main(dataset: Path, results: Path) -> None:
             "no dataset": refused(results / "nowhere", results / "model", group),
             "no graph": refused(dataset, results / "none", group, net_arch=RANDOM, num_epochs=10**6),
             "too few images": refused(dataset, results / "model", group, batch_size=1),
+            "other params": refused(dataset, results / "model", group, num_epochs=1 + group.rank),
         }
 
         def fails() -> Path:

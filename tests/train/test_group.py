@@ -110,6 +110,7 @@ def test_what_one_process_cannot_use_all_refuse_alike(by_two: list[dict[str, Any
     assert first["refused"]["no graph"].startswith("ParamsError: ")
     assert "ONNX" in first["refused"]["no graph"]
     assert "2 processes cannot share" in first["refused"]["too few images"]
+    assert "rank 1, on node 0, is to train otherwise than rank 0, by num_epochs; " in first["refused"]["other params"]
     assert first["of one"] == second["of one"] == ["FileNotFoundError", "images"]
     assert "set device to" in first["one GPU"]
 
