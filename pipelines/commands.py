@@ -61,7 +61,7 @@ def _warn(warnings: Sequence[str]) -> None:
 @argument("file", metavar="FILE", type=text)
 @platform("The platform a pipeline shall run on; default: as it says.")
 @flag("--elsewhere", "Let initial_weights be a path on the machine that trains, which this is not.")
-@flag("--strict", "Let a pipeline's warnings fail too.")
+@flag("--strict", "Let warnings of a pipeline or a TrainJob fail too.")
 @SET
 @JSON
 def validate(
@@ -81,19 +81,18 @@ def validate(
     Of a compiled pipeline, or a TrainJob of Kubeflow Trainer, it reports where it would fail, waste money or expose a
     secret, and what to do; no platform is asked. Errors end with exit code 2.
     """
-    from pipelines.lint.report import is_pipeline_file, validate_pipeline, validate_train_jobs
-    from pipelines.lint.train_job_view import is_train_job_file
+    from pipelines.lint.report import kind_of, validate_pipeline, validate_train_jobs
 
-    if is_pipeline_file(file):
+    if (kind := kind_of(file)) == "pipeline":
         if overrides:
             raise InputError(f"{file}: is a compiled pipeline, and --set changes params; compile it anew")
         return validate_pipeline(Path(file), target, strict=strict, as_json=as_json)
-    if is_train_job_file(file):
+    if kind:
         if overrides or target or elsewhere:
             raise InputError(f"{file}: is a TrainJob, and --set, --target and --elsewhere are not for it")
         return validate_train_jobs(Path(file), strict=strict, as_json=as_json)
     if target or strict:
-        raise InputError(f"{file}: --target and --strict are for compiled pipelines, and this is none")
+        raise InputError(f"{file}: --target is for compiled pipelines, --strict for TrainJobs too, and this is neither")
     checked = load_checked(file, overrides)
     if not elsewhere:
         require_inputs(checked.params, file)
@@ -172,10 +171,11 @@ def compile(
     checked = load_checked(params_or_example(params, own, option), overrides)
     _warn(checked.warnings)
     if target == TRAIN_JOB:
-        from pipelines.train_job_command import TrainJobOptions, compile_train_job
+        from pipelines.train_job_command import compile_train_job
 
-        options = TrainJobOptions(settings, images, dataset, model, checkpoints)
-        return compile_train_job(checked.params, options, output, unchecked=unchecked, as_json=as_json)
+        return compile_train_job(
+            checked.params, output, settings, images, dataset, model, checkpoints, unchecked=unchecked, as_json=as_json
+        )
     from pipelines.checked_output import write_checked
     from pipelines.lint.rules import lint
     from pipelines.targets.compiling import check_output, compiled_pipeline, nodes_of

@@ -1,8 +1,7 @@
-"""``shutterline compile --target trainjob``, and ``shutterline validate`` of a TrainJob."""
+"""``shutterline compile --target trainjob``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from components.shared.command import print_message
@@ -19,45 +18,39 @@ from pipelines.targets.compiling import check_output
 from pipelines.targets.train_job import train_job_manifest, train_job_text, train_job_warnings
 
 
-@dataclass(frozen=True)
-class TrainJobOptions:
-    """What ``compile`` is given for a TrainJob."""
-
-    settings: Path | None
-    images: Path | None
-    dataset: str | None
-    model: str | None
-    checkpoints: str | None
-
-
-def compile_train_job(params: Params, options: TrainJobOptions, output: Path, *, unchecked: bool, as_json: bool) -> int:
+def compile_train_job(
+    params: Params,
+    output: Path,
+    settings_file: Path | None,
+    images: Path | None,
+    dataset: str | None,
+    model: str | None,
+    checkpoints: str | None,
+    *,
+    unchecked: bool,
+    as_json: bool,
+) -> int:
     """Write a TrainJob of checked params; returns the exit code.
 
     Raises:
         InputError: Something is missing or cannot be used.
     """
     check_output(output)
-    if options.dataset is None or options.model is None:
+    if dataset is None or model is None:
         raise InputError(
             f"--target {TRAIN_JOB} needs --dataset, where data prep's dataset is, and --model, where the model goes: "
             "gs://…, s3://… or a path in a volume"
         )
-    settings = read_settings(options.settings, "kubeflow", params)
+    settings = read_settings(settings_file, "kubeflow", params)
     assert isinstance(settings, KubeflowSettings)  # noqa: S101 - for the type checker
     if settings.train and (problems := settings.train.trainers_problems()):
-        raise SettingsError([Problem(f"train.{each.path}", each.message) for each in problems], str(options.settings))
+        raise SettingsError([Problem(f"train.{each.path}", each.message) for each in problems], str(settings_file))
     for warning in train_job_warnings(settings, params):
         print_message(f"warning: {warning}")
-    image = images_named_by(options.images, ("train",))["train"].reference
-    job = train_job_manifest(
-        params, image, settings, dataset=options.dataset, model=options.model, checkpoints=options.checkpoints
-    )
+    image = images_named_by(images, ("train",))["train"].reference
+    job = train_job_manifest(params, image, settings, dataset=dataset, model=model, checkpoints=checkpoints)
     text = train_job_text(job, output)
-    document = {
-        "train_job": str(output),
-        "target": TRAIN_JOB,
-        "params": params.to_dict(),
-        "images": {"train": image},
-    }
-    findings = lint_train_jobs(TrainJobFile(text))
-    return write_checked(output, text, findings, document, unchecked=unchecked, as_json=as_json)
+    document = {"train_job": str(output), "target": TRAIN_JOB, "params": params.to_dict(), "images": {"train": image}}
+    return write_checked(
+        output, text, lint_train_jobs(TrainJobFile(text)), document, unchecked=unchecked, as_json=as_json
+    )

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from components.shared.command import print_json
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK
+from components.shared.kubeflow.train_job import GROUP, KIND
 from components.shared.strict_yaml import DocumentError, read_text
 from pipelines.compiled import LARGEST, PLATFORM_TITLES, PlatformName, read_compiled
 from pipelines.lint.findings import Finding
@@ -19,15 +20,18 @@ from pipelines.lint.train_job_rules import lint_train_jobs
 from pipelines.lint.train_job_view import read_train_jobs
 
 
-def is_pipeline_file(file: str) -> bool:
-    """Whether a file is, by its content, a compiled pipeline rather than params; one that cannot be read is neither."""
+def kind_of(file: str) -> Literal["pipeline", "TrainJob"] | None:
+    """What a file is by its content, damaged or not; None: neither, such as params, or it cannot be read."""
     path = Path(file)
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
-        return False
+        return None
     try:
-        return "pipelineInfo" in read_text(path, LARGEST)  # also in a damaged one, and in no params
+        content = read_text(path, LARGEST)
     except DocumentError:
-        return False
+        return None
+    if "pipelineInfo" in content:
+        return "pipeline"
+    return KIND if KIND in content and f"{GROUP}/" in content else None
 
 
 def validate_pipeline(file: Path, target: PlatformName | None, *, strict: bool, as_json: bool) -> int:

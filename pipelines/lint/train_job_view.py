@@ -213,15 +213,3 @@ def read_train_jobs(file: Path) -> TrainJobFile:
 
 def _is_train_job(document: Any) -> bool:
     return mapping(document).get("kind") == KIND and text(mapping(document).get("apiVersion")).startswith(f"{GROUP}/")
-
-
-def is_train_job_file(file: str) -> bool:
-    """Whether a file is, by its content, manifests with a TrainJob; one that cannot be read is none."""
-    path = Path(file)
-    if path.suffix.lower() not in (".yaml", ".yml", ".json"):
-        return False
-    try:
-        content = read_text(path, LARGEST)  # also of a damaged one, and of no params
-    except DocumentError:
-        return False
-    return KIND in content and f"{GROUP}/" in content

@@ -98,7 +98,7 @@ class VertexTrain(VertexStep):
         if not found and self.machine is None:
             asked = ", ".join(filter(None, (self.cpu and f"cpu {self.cpu}", self.memory and f"memory {self.memory}")))
             with_it = f" with {self.accelerates.count} {self.accelerates.type}" if self.accelerates else ""
-            found.append(Problem("nodes", f"no machine type{with_it} has {asked}; ask for less, or for no nodes"))
+            found.append(Problem("nodes", f"no machine type{with_it} has {asked}; ask for less, or for one node"))
         return found
 
 

@@ -47,7 +47,7 @@ def work(params, emit):
 
 run_step("train", open(sys.argv[1]).read(), work, step_run)
 """
-# Torch elastic in a pod of Kubeflow Trainer's, as trainer-facts.md has it; no KFP_ variable, no shared folder.
+# Torch elastic in a pod that Kubeflow Trainer 2.3.0 starts; no KFP_ variable, no shared folder.
 POD = {
     "PET_NNODES": "2", "PET_NODE_RANK": "0", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1",
     "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_MAX_RESTARTS": "3", "TORCHELASTIC_RUN_ID": "none",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -22,7 +22,7 @@ from components.shared.run import RUN_VARIABLE
 
 GROUP = "trainer.kubeflow.org"
 API_VERSION = f"{GROUP}/v1alpha1"
-KIND = "TrainJob"
+KIND: Final = "TrainJob"
 RuntimeKind = Literal["TrainingRuntime", "ClusterTrainingRuntime"]
 DEFAULT_RUNTIME = "shutterline"
 # The replicated job and the container that spec.trainer is of: Trainer's own name for both, in every runtime.
