@@ -102,9 +102,9 @@ class Meeting:
         return bool(keys) and self._names.multi_get(keys) != self._answers
 
     def missing(self) -> list[int]:
-        """Who has not come yet, as far as this one can see."""
+        """Who has not come yet, as far as this one can see; rank 0 alone knows of all."""
         if self._rank:
-            return [0]
+            return [] if self._answered else [0]
         keys = self._answer_keys(self._own)
         return [rank for rank, key in enumerate(keys, 1) if not self._names.check([key])]
 
@@ -206,11 +206,13 @@ class Nodes(RendezvousHandler):
                     raise GroupLostError(first_line(error)) from error
                 self._store = self._meeting = None
             waited, who = time.monotonic() - begun, " and ".join(f"node {rank}" for rank in missing)
-            where = f" ({self._host}:{self._port})" if self._rank else ""
+            if self._rank:
+                host = f"node 0 ({self._host}:{self._port})"
+                who = host if missing else f"the nodes that {host} waits for"
             if waited > self._timeout_s:
-                raise GroupLostError(f"{who}{where} did not come within {self._timeout_s:.0f} s")
-            if waited > _SILENT_S and not is_logged and missing:
-                self._warn(f"waiting for {who}{where}, at most {self._timeout_s:.0f} s")
+                raise GroupLostError(f"{who} did not come within {self._timeout_s:.0f} s")
+            if waited > _SILENT_S and not is_logged and who:
+                self._warn(f"waiting for {who}, at most {self._timeout_s:.0f} s")
                 is_logged = True
             time.sleep(min(_SLOW_POLL_S, max(POLL_S, waited / 10)))
 

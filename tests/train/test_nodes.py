@@ -82,6 +82,14 @@ def test_a_node_that_does_not_come_is_named(node: Callable[..., Nodes], rank: in
         node(rank, timeout_s=0.3).next_rendezvous()
 
 
+def test_where_a_third_does_not_come_the_second_does_not_name_the_first(node: Callable[..., Nodes]) -> None:
+    with ThreadPoolExecutor() as pool:
+        waits = [pool.submit(node(rank, 3, timeout_s).next_rendezvous) for rank, timeout_s in ((0, 2.0), (1, 1.0))]
+    assert isinstance(waits[1].exception(), GroupLostError)
+    assert str(waits[1].exception()).startswith("the nodes that node 0 (localhost:")
+    assert "node 2 did not come" in str(waits[0].exception())
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_ends_the_wait(node: Callable[..., Nodes], rank: int) -> None:
     threading.Timer(0.3, signal.raise_signal, [signal.SIGTERM]).start()
