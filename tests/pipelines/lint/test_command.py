@@ -103,4 +103,4 @@ def test_options_of_params_and_of_pipelines_are_for_these_alone(sound: Path, cap
     assert "is a compiled pipeline" in capsys.readouterr().err
     for option in (["--strict"], ["--target", "vertex"]):
         assert main(["validate", "pipelines/examples/digits.json", *option]) == 2
-        assert "--target and --strict" in capsys.readouterr().err
+        assert "--target is for compiled pipelines, --strict for TrainJobs too" in capsys.readouterr().err
