@@ -230,13 +230,12 @@ def train_job(
         option, size = long.partition("=")[0][:40], len(long.encode())
         raise InputError(f"{option}: has {size} bytes, and a process takes at most {_LONGEST_ARGUMENT} in one argument")
     given = {**spec.labels, **(labels or {})}
-    metadata: dict[str, Any] = {"generateName" if generate_name else "name": name}
-    if namespace:
-        metadata["namespace"] = namespace
-    if given:
-        metadata["labels"] = given
-    if owner:
-        metadata["ownerReferences"] = [dict(owner)]
+    metadata = {
+        "generateName" if generate_name else "name": name,
+        "namespace": namespace,
+        "labels": given,
+        "ownerReferences": [dict(owner)] if owner else [],
+    }
     trainer = {
         "image": spec.image,
         "command": list(COMMAND),
@@ -245,15 +244,13 @@ def train_job(
         "resourcesPerNode": _resources(spec),
         "env": _environment(spec, env or {}),
     }
-    job: dict[str, Any] = {
+    job = {
         "runtimeRef": {"apiGroup": GROUP, "kind": spec.runtime.kind, "name": spec.runtime.name},
         "trainer": _filled(trainer),
+        "runtimePatches": _patches(spec, given),
+        "activeDeadlineSeconds": spec.timeout_s,
     }
-    if patches := _patches(spec, given):
-        job["runtimePatches"] = [patches]
-    if spec.timeout_s:
-        job["activeDeadlineSeconds"] = spec.timeout_s
-    return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": job}
+    return {"apiVersion": API_VERSION, "kind": KIND, "metadata": _filled(metadata), "spec": _filled(job)}
 
 
 def literal(text: str) -> str:
@@ -279,28 +276,23 @@ def _environment(spec: NodeSpec, further: Mapping[str, str]) -> list[dict[str, A
         values[CLAIMS_VARIABLE] = json.dumps(claims, sort_keys=True)
     entries: dict[str, dict[str, Any]] = {name: {"value": value} for name, value in values.items()}
     for name, secret in spec.secret_env.items():
-        key = {"name": secret.secret, "key": secret.key, **({"optional": True} if secret.optional else {})}
+        key = _filled({"name": secret.secret, "key": secret.key, "optional": secret.optional})
         entries.setdefault(name, {"valueFrom": {"secretKeyRef": key}})
     entries.setdefault(RUN_VARIABLE, {"valueFrom": {"fieldRef": {"fieldPath": JOB_NAME_FIELD}}})
     return [{"name": name, **entry} for name, entry in sorted(entries.items())]
 
 
-def _volumes(spec: NodeSpec) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each volume and its mount, under names that no runtime's own volume has: Trainer merges volumes by name."""
+def _volumes(spec: NodeSpec) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Each volume's name, which no runtime's own has since Trainer merges volumes by name, its source, its mount."""
     for index, files in enumerate(spec.secret_files):
-        secret = {"secretName": files.secret, **({"optional": True} if files.optional else {})}
-        yield _mounted(f"shutterline-secret-{index}", {"secret": secret}, {"mountPath": files.path, "readOnly": True})
+        secret = _filled({"secretName": files.secret, "optional": files.optional})
+        yield f"shutterline-secret-{index}", {"secret": secret}, {"mountPath": files.path, "readOnly": True}
     for index, volume in enumerate(spec.volumes):
-        mount = {"mountPath": volume.path, **({"subPath": volume.sub_path} if volume.sub_path else {})}
         claim = {"persistentVolumeClaim": {"claimName": volume.claim}}
-        yield _mounted(f"shutterline-claim-{index}", claim, mount)
+        yield f"shutterline-claim-{index}", claim, _filled({"mountPath": volume.path, "subPath": volume.sub_path})
     if spec.shm:
         shm = {"emptyDir": {"medium": "Memory", "sizeLimit": spec.shm}}
-        yield _mounted("shutterline-shm", shm, {"mountPath": _SHM_PATH})
-
-
-def _mounted(name: str, source: dict[str, Any], mount: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    return {"name": name, **source}, {"name": name, **mount}
+        yield "shutterline-shm", shm, {"mountPath": _SHM_PATH}
 
 
 def _toleration(toleration: Toleration) -> dict[str, Any]:
@@ -308,12 +300,12 @@ def _toleration(toleration: Toleration) -> dict[str, Any]:
     return given if toleration.seconds is None else {**given, "tolerationSeconds": toleration.seconds}
 
 
-def _patches(spec: NodeSpec, labels: Mapping[str, str]) -> dict[str, Any]:
-    """The entry of runtimePatches with everything of a pod that `spec.trainer` has no field for; empty: nothing."""
+def _patches(spec: NodeSpec, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What runtimePatches have of a pod: everything that `spec.trainer` has no field for."""
     volumes = list(_volumes(spec))
     container = _filled(
         {
-            "volumeMounts": [mount for _, mount in volumes],
+            "volumeMounts": [{"name": name, **mount} for name, _, mount in volumes],
             "securityContext": {_SECURITY[key]: value for key, value in spec.security.items()},
         }
     )
@@ -322,14 +314,12 @@ def _patches(spec: NodeSpec, labels: Mapping[str, str]) -> dict[str, Any]:
         "nodeSelector": spec.node_selector,
         "tolerations": [_toleration(toleration) for toleration in spec.tolerations],
         "imagePullSecrets": [{"name": name} for name in spec.pull_secrets],
-        "volumes": [volume for volume, _ in volumes],
+        "volumes": [{"name": name, **source} for name, source, _ in volumes],
         "containers": [{"name": NODE, **container}] if container else [],
     }
     metadata = {"labels": dict(labels), "annotations": spec.annotations}
     if not (template := _filled({"metadata": _filled(metadata), "spec": _filled(pod)})):
-        return {}
+        return []
     replicated = {"name": NODE, "template": {"spec": {"template": template}}}
-    return {
-        "manager": PATCH_OWNER,
-        "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [replicated]}}},
-    }
+    runtime = {"template": {"spec": {"replicatedJobs": [replicated]}}}
+    return [{"manager": PATCH_OWNER, "trainingRuntimeSpec": runtime}]

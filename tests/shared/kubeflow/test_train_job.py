@@ -172,12 +172,6 @@ def test_an_argument_that_no_process_can_be_given_is_refused() -> None:
         train_job("night", NodeSpec.model_validate(PLAIN), ["--params=" + "x" * 131063])
 
 
-def test_what_kubernetes_would_fill_in_stays_in_the_arguments() -> None:
-    job = train_job("night", NodeSpec.model_validate(PLAIN), ["--params=$(HOME) $$ $"])
-
-    assert job["spec"]["trainer"]["args"] == ["--params=$$(HOME) $$$$ $$"]
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
