@@ -14,7 +14,7 @@ from components.train.group import Group
 # Between two questions, so that SIGTERM's 30 s of grace stay for the checkpoint. A question costs both processes of a
 # machine with two cores 0.6 ms, where a step of a small network takes 5.
 _EVERY_S = 0.1
-# Steps may become longer than they were; 16 of the few seconds that a long one takes are still within the grace.
+# Steps may become longer than they were: 16 that take a second each from then on are still within the grace.
 _MOST_CALLS = 16
 
 

@@ -37,11 +37,14 @@ _KIND = "trainjobs"
 _LONGEST_LABEL = 63
 # For the answer to a request that makes a job, which an interruption waits for.
 _UNDER_WAY_S = 5.0
-# What is warned of where it is not allowed, by the right.
-_WITHOUT = {
-    ("list", "pods", ""): "why pods wait and how they ended, and the log",
-    ("get", "pods", "log"): "the log of the pods, and progress beyond Trainer's own percentage",
-    ("get", "jobs", ""): "exit codes of pods that are gone",
+# What the step asks for besides making and finding jobs, by verb, group and kind; what is missing without a right, or
+# nothing: it cannot do without.
+_RIGHTS = {
+    ("get", GROUP, _KIND): "",
+    ("delete", GROUP, _KIND): "",
+    ("list", "", "pods"): "why pods wait and how they ended, and the log",
+    ("get", "", "pods/log"): "the log of the pods, and progress beyond Trainer's own percentage",
+    ("get", "batch", "jobs"): "exit codes of pods that are gone",
 }
 
 T = TypeVar("T")
@@ -111,33 +114,26 @@ class TrainJobs:
 
     def rights(self) -> Rights:
         """What the step may see; what it cannot do without is refused, what it can is warned of."""
-        for verb in ("get", "delete"):
-            if not self._may(verb, GROUP, _KIND):
-                raise PlatformRefusedError(
-                    f"the pod's service account may not {verb} {_KIND} of {GROUP} in the namespace "
-                    f"{self._api.namespace}; {_role()}"
-                )
-        missing = []
-        for (verb, kind, part), what in _WITHOUT.items():
-            if not self._may(verb, "batch" if kind == "jobs" else "", kind, part):
-                missing.append((kind, part))
-                right = f"{verb} {kind}{f'/{part}' if part else ''}"
-                self._log.warning("the pod's service account may not %s, so there is not: %s; %s", right, what, _role())
-        has_pods = ("pods", "") not in missing
-        return Rights(has_pods, has_pods and ("pods", "log") not in missing, ("jobs", "") not in missing)
+        allowed = set()
+        for (verb, group, kind), missing in _RIGHTS.items():
+            if self._may(verb, group, kind):
+                allowed.add(kind)
+                continue
+            text = f"the pod's service account may not {verb} {kind} in the namespace {self._api.namespace}"
+            if not missing:
+                raise PlatformRefusedError(f"{text}; {_role()}")
+            self._log.warning("%s, so there is not: %s; %s", text, missing, _role())
+        return Rights("pods" in allowed, {"pods", "pods/log"} <= allowed, "jobs" in allowed)
 
-    def _may(self, verb: str, group: str, kind: str, part: str = "") -> bool:
-        asked = {"namespace": self._api.namespace, "verb": verb, "group": group, "resource": kind, "subresource": part}
+    def _may(self, verb: str, group: str, kind: str) -> bool:
+        resource, _, part = kind.partition("/")
+        asked = {"namespace": self._api.namespace, "verb": verb, "group": group, "resource": resource}
         version = "authorization.k8s.io/v1"
-        body = {
-            "apiVersion": version,
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": {key: value for key, value in asked.items() if value}},
-        }
-        path = f"/apis/{version}/selfsubjectaccessreviews"
+        review = {"apiVersion": version, "kind": "SelfSubjectAccessReview"}
+        review |= {"spec": {"resourceAttributes": asked | ({"subresource": part} if part else {})}}
 
         def ask() -> bool:
-            status = self._api.request("POST", path, body).get("status")
+            status = self._api.request("POST", f"/apis/{version}/selfsubjectaccessreviews", review).get("status")
             if not isinstance(status, dict) or not isinstance(status.get("allowed"), bool):
                 raise foreign_answer()
             return bool(status["allowed"])

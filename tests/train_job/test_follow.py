@@ -485,9 +485,9 @@ def test_without_the_right_to_logs_progress_is_trainers_percentage(
     what = "the pod's service account may not get"
     role = "pipelines/examples/trainer/role.yaml has a Role and a RoleBinding with what is needed"
     assert [line for line in ours(log_of(capsys)) if "WARNING" in line] == [
-        f"WARNING {what} pods/log, so there is not: the log of the pods, and progress beyond Trainer's own percentage; "
-        f"{role}",
-        f"WARNING {what} jobs, so there is not: exit codes of pods that are gone; {role}",
+        f"WARNING {what} pods/log in the namespace team-a, so there is not: the log of the pods, and progress beyond "
+        f"Trainer's own percentage; {role}",
+        f"WARNING {what} jobs in the namespace team-a, so there is not: exit codes of pods that are gone; {role}",
     ]
     assert not nodes.trouble
 

@@ -49,8 +49,7 @@ REFUSED: dict[str, tuple[Callable[[TrainerApi], None], dict[str, Any], str]] = {
         f"no right to {verb}": (
             without((verb, "trainjobs")),
             {},
-            f"the pod's service account may not {verb} trainjobs of trainer.kubeflow.org in the namespace team-a; "
-            f"{ROLE}",
+            f"the pod's service account may not {verb} trainjobs in the namespace team-a; {ROLE}",
         )
         for verb in ("get", "delete")
     },
