@@ -9,30 +9,16 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from jsonschema import Draft202012Validator
-
 from tests.peers.http_server import BrokenError, Handler, RequestBody, Server
 from tests.peers.ports import HOST
 from tests.peers.tls import Certificates
+from tests.peers.trainer.admission import check_trainer_status
+from tests.peers.trainer.refusals import Refused
 
-_TEXT = {"type": "string", "minLength": 1, "maxLength": 64}
-_INT32 = {"type": ["integer", "null"], "minimum": 0, "maximum": 2**31 - 1}
-_METRIC = {"type": "object", "required": ["name", "value"], "properties": {"name": _TEXT, "value": _TEXT}}
-_SCHEMA = {
-    "type": "object",
-    "required": ["lastUpdatedTime"],
-    "properties": {
-        "progressPercentage": {**_INT32, "maximum": 100},
-        "estimatedRemainingSeconds": _INT32,
-        "metrics": {"type": "array", "maxItems": 256, "items": _METRIC},
-        "lastUpdatedTime": {"type": "string"},
-    },
-}
 _LARGEST_BODY = 1 << 16
 
 
@@ -133,14 +119,9 @@ class TrainerStatusServer:
         except (ValueError, AttributeError):
             return refused(422, "Invalid payload")
         if status is not None:
-            wrong = [error.message for error in Draft202012Validator(_SCHEMA).iter_errors(status)]
-            if wrong:
-                return refused(422, f'TrainJob.trainer.kubeflow.org "train-1" is invalid: {wrong[0]}')
             try:
-                zone = datetime.fromisoformat(status["lastUpdatedTime"]).tzinfo
-            except ValueError:
-                zone = None
-            if zone is None:
-                return refused(422, "Invalid payload")
+                check_trainer_status("train-1", status)
+            except Refused as wrong:
+                return refused(wrong.code, str(wrong))
             self.reports.append(status)
         return 200, request

@@ -106,10 +106,15 @@ def check_trainer_status(name: str, status: Any) -> None:
 
     field = "status.trainerStatus"
     causes: list[tuple[str, str, str]] = []
+    payload = Refused(422, "Invalid", "Invalid payload")  # what is none of the types in Go
     try:
-        model.TrainerV1alpha1TrainerStatus.from_dict(status)
+        read = model.TrainerV1alpha1TrainerStatus.from_dict(status)
     except (ValidationError, ValueError, TypeError, AttributeError) as error:
-        raise Refused(422, "Invalid", "Invalid payload") from error
+        raise payload from error
+    numbers = [status.get(key) or 0 for key in ("progressPercentage", "estimatedRemainingSeconds")]
+    is_zoneless = read is not None and read.last_updated_time is not None and read.last_updated_time.tzinfo is None
+    if is_zoneless or any(abs(number) >= 2**31 for number in numbers):
+        raise payload
     for key, most in (("progressPercentage", 100), ("estimatedRemainingSeconds", None)):
         value = status.get(key)
         if value is not None and value < 0:
