@@ -70,8 +70,7 @@ class Follower:
     def begin(self) -> None:
         """Make the job, unless it is there."""
         if not self._uid:
-            self._job = self._jobs.create(self._job)
-            self._uid = self._job["metadata"]["uid"]
+            self._uid = self._jobs.create(self._job)["metadata"]["uid"]
             trainer, runtime = self._job["spec"]["trainer"], self._job["spec"]["runtimeRef"]
             made = f"{self._nodes} nodes of {trainer['image']}, {runtime['kind']} {runtime['name']}"
             self._log.info("TrainJob %s in the namespace %s: %s", self.name, self._api.namespace, made)
@@ -95,14 +94,12 @@ class Follower:
         """Delete the job, and wait, within a bound, until the pod that reports has saved."""
         end = time.monotonic() + self._pace.stop_s
         self._api.answer_s = min(self._api.answer_s, _LAST_ANSWER_S)
-        if not self._jobs.delete(self.name, self._uid) or not self._followed:
-            return
-        self._log.info("TrainJob %s is deleted; its pods are given time to save", self.name)
-        while time.monotonic() < end and self._relay.end is None:
-            self._listen(min(0.5, self._pace.poll_s))
-            is_there, _ = self._look()
-            if not is_there:
-                break
+        if self._jobs.delete(self.name, self._uid) and self._followed:
+            self._log.info("TrainJob %s is deleted; its pods are given time to save", self.name)
+            is_there = True
+            while is_there and time.monotonic() < end and self._relay.end is None:
+                self._listen(min(0.5, self._pace.poll_s))
+                is_there, _ = self._look()
         self._read_rest(max(0.0, min(self._pace.drain_s, end - time.monotonic())))
 
     def _look(self) -> tuple[bool, dict[str, Any] | None]:

@@ -129,8 +129,8 @@ class TrainJobs:
         resource, _, part = kind.partition("/")
         asked = {"namespace": self._api.namespace, "verb": verb, "group": group, "resource": resource}
         version = "authorization.k8s.io/v1"
-        review = {"apiVersion": version, "kind": "SelfSubjectAccessReview"}
-        review |= {"spec": {"resourceAttributes": asked | ({"subresource": part} if part else {})}}
+        spec = {"resourceAttributes": asked | ({"subresource": part} if part else {})}
+        review = {"apiVersion": version, "kind": "SelfSubjectAccessReview", "spec": spec}
 
         def ask() -> bool:
             status = self._api.request("POST", f"/apis/{version}/selfsubjectaccessreviews", review).get("status")
