@@ -94,7 +94,10 @@ class Follower:
         """Delete the job, and wait, within a bound, until the pod that reports has saved."""
         end = time.monotonic() + self._pace.stop_s
         self._api.answer_s = min(self._api.answer_s, _LAST_ANSWER_S)
-        if self._jobs.delete(self.name, self._uid) and self._followed:
+        if self._jobs.is_replaced():
+            text = "the step's own pod is gone, so TrainJob %s, which another attempt may follow, is not deleted"
+            self._log.warning(text, self.name)
+        elif self._jobs.delete(self.name, self._uid) and self._followed:
             self._log.info("TrainJob %s is deleted; its pods are given time to save", self.name)
             is_there = True
             while is_there and time.monotonic() < end and self._relay.end is None:

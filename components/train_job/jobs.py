@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from components.shared.errors import PlatformRefusedError, PlatformUnavailableError
+from components.shared.errors import PlatformRefusedError, PlatformUnavailableError, RetryableError
 from components.shared.events.status_lines import LOG, STATUS_VARIABLE
 from components.shared.kubeflow.train_job import API_VERSION, GROUP, NODE, NodeSpec, train_job
 from components.shared.retry import OutOfTimeError, TimeLeft, retried
-from components.shared.run import POD_NAME_VARIABLE, RUN_VARIABLE
+from components.shared.run import POD_NAME_VARIABLE, POD_UID_VARIABLE, RUN_VARIABLE
 from components.shared.signals import ends_deferred
 from components.train_job.api import Api, ApiError, foreign_answer
 from components.train_job.status import JOB_LABEL, failure_message, is_being_deleted
@@ -71,6 +71,7 @@ class TrainJobs:
         self._run, self._spec, self._arguments = run, spec, arguments
         self._env = {STATUS_VARIABLE: LOG, RUN_VARIABLE: run}
         made_of = json.dumps([list(arguments), spec.to_json(), self._env], sort_keys=True)
+        self._unanswered = ""  # the job whose creation was asked for last
         self._digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
 
     def found(self) -> list[dict[str, Any]]:
@@ -111,6 +112,20 @@ class TrainJobs:
             if owner.get("kind") == "Workflow":
                 return {key: owner[key] for key in ("apiVersion", "kind", "name", "uid")}
         return None
+
+    def is_replaced(self) -> bool:
+        """Whether the step's own pod is gone, so that another attempt may follow the job that this one followed.
+
+        Of a node that was cut off the pods are deleted, and are asked to end once it is back.
+        """
+        pod, uid = os.environ.get(POD_NAME_VARIABLE, ""), os.environ.get(POD_UID_VARIABLE, "")
+        if not pod or not uid:
+            return False
+        try:
+            document = _resource(self._api.request("GET", self._api.path("v1", "pods", pod)), pod)
+        except (ApiError, RetryableError) as error:
+            return isinstance(error, ApiError) and error.is_gone
+        return bool(document["metadata"]["uid"] != uid)
 
     def rights(self) -> Rights:
         """What the step may see; what it cannot do without is refused, what it can is warned of."""
@@ -155,11 +170,13 @@ class TrainJobs:
         answer_s = min(_UNDER_WAY_S, self._pace.answer_s)
 
         def attempt() -> dict[str, Any]:
+            self._unanswered = name
             try:
                 with ends_deferred():
                     answer = self._api.request("POST", path, manifest, {"fieldValidation": "Strict"}, answer_s)
                 return _resource(answer, name)
             except ApiError as error:
+                self._unanswered = ""
                 there = self.get(name) if error.status == 409 else None
                 if there is None or not self.is_own(there):
                     raise
@@ -206,19 +223,25 @@ class TrainJobs:
         if uid:
             options["preconditions"] = {"uid": uid}
         path = self._api.path(API_VERSION, _KIND, name)
+        within_s = self._pace.stop_s
+        if is_unanswered := not uid and name == self._unanswered:
+            within_s = min(within_s, 2 * _UNDER_WAY_S)
 
         def attempt(left: TimeLeft) -> bool:
             try:
                 self._api.request("DELETE", path, options, answer_s=max(1.0, min(self._pace.answer_s, left())))
             except ApiError as error:
+                if error.is_gone and is_unanswered:  # the request may still be under way there
+                    raise RetryableError("whether it was made was not answered, and it is not there yet") from error
                 if not error.is_gone and error.status != 409:  # another of this name
                     raise
             return True
 
         try:
-            return retried(attempt, self._pace.stop_s, self._pace.pauses_s)
+            return retried(attempt, within_s, self._pace.pauses_s)
         except (ApiError, OutOfTimeError) as error:
-            text = "TrainJob %s goes on, as it cannot be deleted: %s; delete it: kubectl delete trainjob %s"
+            verb = "may go on" if is_unanswered else "goes on"
+            text = f"TrainJob %s {verb}, as it cannot be deleted: %s; delete it: kubectl delete trainjob %s"
             self._log.error(text, name, error, name)
             return False
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from components.shared.events.data import Cancelled, Checkpoint, Progress
 from components.shared.events.status_lines import status_line
+from components.shared.kubeflow.train_job import NodeSpec, Volume
 from tests.examples import SMALL
+from tests.peers.http_server import BrokenError
 from tests.peers.trainer.api import Asked, TrainerApi
-from tests.train_job.conftest import Training
+from tests.train_job.conftest import FAST, Training
 from tests.train_job.test_follow import RESUMED, STARTED, finish, finish_at_once, looked, wait_for
 
 Told = pytest.CaptureFixture[str]
@@ -216,3 +220,52 @@ def test_a_signal_at_any_request_deletes_the_job_and_is_one_end(
     if "checkpoint" in states:
         assert record.saved == f"epoch 1, batch 7 is saved in {training.model}-checkpoints"
     assert not nodes.trouble
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_job_whose_creation_is_under_way_as_the_step_ends_is_deleted_or_named(
+    training: Training, trainer_api: TrainerApi, capsys: Told, comes: bool
+) -> None:
+    """The API server goes on with a request whose client is gone."""
+    answered, is_deleted = trainer_api.methods.answer, threading.Event()
+
+    def answer(asked: Asked, *more: Any) -> Any:
+        if (asked.verb, asked.resource) == ("create", "trainjobs") and "dryRun" not in asked.query:
+            os.kill(os.getpid(), signal.SIGTERM)
+            is_deleted.wait(20)
+            if not comes:
+                raise BrokenError
+        if asked.verb == "delete":
+            is_deleted.set()
+        return answered(asked, *more)
+
+    trainer_api.methods.answer = answer  # type: ignore[method-assign]
+    assert training.run(pace=replace(FAST, answer_s=0.5, stop_s=1.0)).status == "cancelled"
+
+    assert training.states() == ["started", "cancelled"]
+    assert training.nodes.gone()
+    text = "as it cannot be deleted: whether it was made was not answered, and it is not there yet; delete it: kubectl"
+    assert (text in capsys.readouterr().err) is not comes
+
+
+def test_a_job_that_another_attempt_may_follow_is_not_deleted(
+    training: Training, trainer_api: TrainerApi, monkeypatch: pytest.MonkeyPatch, capsys: Told
+) -> None:
+    """A node that was cut off is back: its pods were deleted and replaced meanwhile, and are now asked to end."""
+    monkeypatch.setenv("KFP_POD_NAME", "run-x-1")
+    monkeypatch.setenv("KFP_POD_UID", "u-1")
+
+    def script() -> None:
+        training.nodes.start()
+        looked(trainer_api)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    training.nodes.play(script)
+    nodes = NodeSpec(image="x", nodes=2, volumes=(Volume(claim="runs", path="/"),)).to_json()
+    assert training.run(nodes=nodes).status == "cancelled"
+
+    (job,) = trainer_api.store.select("trainjobs")
+    name = job["metadata"]["name"]
+    assert f"TrainJob {name}, which another attempt may follow, is not deleted" in capsys.readouterr().err
+    assert not trainer_api.requests("delete", "trainjobs")
+    assert not training.nodes.trouble
