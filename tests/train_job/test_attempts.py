@@ -224,7 +224,7 @@ def test_a_signal_at_any_request_deletes_the_job_and_is_one_end(
 
 @pytest.mark.parametrize("comes", [True, False])
 def test_a_job_whose_creation_is_under_way_as_the_step_ends_is_deleted_or_named(
-    training: Training, trainer_api: TrainerApi, capsys: Told, comes: bool
+    training: Training, trainer_api: TrainerApi, monkeypatch: pytest.MonkeyPatch, capsys: Told, comes: bool
 ) -> None:
     """The API server goes on with a request whose client is gone."""
     answered, is_deleted = trainer_api.methods.answer, threading.Event()
@@ -239,7 +239,7 @@ def test_a_job_whose_creation_is_under_way_as_the_step_ends_is_deleted_or_named(
             is_deleted.set()
         return answered(asked, *more)
 
-    trainer_api.methods.answer = answer  # type: ignore[method-assign]
+    monkeypatch.setattr(trainer_api.methods, "answer", answer)
     assert training.run(pace=replace(FAST, answer_s=0.5, stop_s=1.0)).status == "cancelled"
 
     assert training.states() == ["started", "cancelled"]
