@@ -130,7 +130,8 @@ def custom_job_pools(container: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         except (ValueError, TypeError, RecursionError):
             continue
         for number, spec in enumerate(specs if isinstance(specs, list) else ()):
-            inside = mapping(mapping(spec).get("container_spec"))
+            if not (inside := mapping(mapping(spec).get("container_spec"))):
+                continue  # another's, by a package of Python instead
             machine = mapping(mapping(spec).get("machine_spec")).get("machine_type")
             where = f"args[{index}].job_spec.worker_pool_specs[{number}].container_spec"
             found[where] = {**inside, "image": inside.get("image_uri"), "machine": machine}

@@ -49,7 +49,7 @@ def compile_train_job(
         print_message(f"warning: {warning}")
     image = images_named_by(images, ("train",))["train"].reference
     job = train_job_manifest(params, image, settings, dataset=dataset, model=model, checkpoints=checkpoints)
-    text = train_job_text(job, output)
+    text = train_job_text(job, settings, output)
     document = {"train_job": str(output), "target": TRAIN_JOB, "params": params.to_dict(), "images": {"train": image}}
     return write_checked(
         output, text, lint_train_jobs(TrainJobFile(text)), document, unchecked=unchecked, as_json=as_json

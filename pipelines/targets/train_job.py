@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from components.shared.errors import InputError
-from components.shared.kubeflow.train_job import DEFAULT_RUNTIME, REFUSED, RUN_REFERENCE, train_job
+from components.shared.kubeflow.train_job import DEFAULT_RUNTIME, REFUSED, RUN_REFERENCE, RuntimeRef, train_job
 from components.shared.params.params import Params
 from components.shared.params.training_id import training_id
 from components.shared.run import AUTO, EVENTS_VARIABLE
@@ -80,11 +80,11 @@ def train_job_manifest(
     return job
 
 
-def train_job_text(job: dict[str, Any], file: Path) -> str:
+def train_job_text(job: dict[str, Any], settings: KubeflowSettings, file: Path) -> str:
     """The text of a file with a TrainJob, which begins with what it needs and how to create it."""
     count = job["spec"]["trainer"]["numNodes"]
     nodes = "a node" if count == 1 else f"{count} nodes"
-    about = _ABOUT.format(nodes=nodes, version=__version__, needs=", ".join(dict.fromkeys(_needs(job))))
+    about = _ABOUT.format(nodes=nodes, version=__version__, needs=", ".join(_needs(settings.train or KubeflowTrain())))
     header = textwrap.fill(about, 119, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
     commands = _COMMANDS.format(file=shlex.quote(file.name) if file.name.isprintable() else "FILE")
     body = yaml.dump(job, Dumper=Dumper, sort_keys=False, width=120, allow_unicode=True)
@@ -114,24 +114,18 @@ def _checkpoints(settings: KubeflowSettings, params: Params, dataset: str) -> st
     return f"{settings.checkpoints}/{training_id(params, hashlib.sha256(dataset.encode()).hexdigest())}"
 
 
-def _needs(job: dict[str, Any]) -> list[str]:
-    """What must be in the namespace, beside Trainer."""
-    spec, found = job["spec"], []
-    reference = spec["runtimeRef"]
-    ours = " (pipelines/examples/trainer/runtime.yaml)" if reference["name"] == DEFAULT_RUNTIME else ""
-    found.append(f"the {reference['kind']} {reference['name']}{ours}")
-    for entry in spec["trainer"]["env"]:
-        if secret := entry.get("valueFrom", {}).get("secretKeyRef"):
-            found.append(f"the secret {secret['name']}")
-    for patch in spec.get("runtimePatches", []):
-        (replicated,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
-        pod = replicated["template"]["spec"]["template"].get("spec", {})
-        for volume in pod.get("volumes", []):
-            if "secret" in volume:
-                found.append(f"the secret {volume['secret']['secretName']}")
-            elif "persistentVolumeClaim" in volume:
-                found.append(f"the claim {volume['persistentVolumeClaim']['claimName']}")
-        found += [f"the secret {secret['name']}" for secret in pod.get("imagePullSecrets", [])]
-        if "serviceAccountName" in pod:
-            found.append(f"the service account {pod['serviceAccountName']}")
-    return found
+def _needs(train: KubeflowTrain) -> list[str]:
+    """What must be there beside Trainer."""
+    runtime = RuntimeRef.parse(train.runtime or DEFAULT_RUNTIME)
+    ours = " (pipelines/examples/trainer/runtime.yaml)" if runtime == RuntimeRef() else ""
+    secrets = [
+        *(secret.secret for secret in train.secret_env.values() if not secret.optional),
+        *(files.secret for files in train.secret_files if not files.optional),
+        *train.pull_secrets,
+    ]
+    return [
+        f"the {runtime.kind} {runtime.name}{ours}",
+        *(f"the secret {name}" for name in dict.fromkeys(secrets)),
+        *(f"the claim {volume.claim}" for volume in train.volumes),
+        *([f"the service account {train.service_account}"] if train.service_account else []),
+    ]

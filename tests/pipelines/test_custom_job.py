@@ -163,3 +163,12 @@ def test_lint_looks_inside_the_job(before: str, after: str, rule: str, severity:
     for finding in found:
         assert finding.where[0].startswith("deploymentSpec.executors.exec-train.container.args[3]")
         assert "hunter2" not in str(finding)
+
+
+def test_a_job_of_a_python_package_has_no_container_to_look_at() -> None:
+    pipeline = read_compiled(GOLDEN)
+    args = launcher_of(pipeline)["args"]
+    package = {"executor_image_uri": "registry.example/x:1", "package_uris": ["gs://b/p.tgz"], "python_module": "m"}
+    args[3] = json.dumps({"job_spec": {"worker_pool_specs": [{"python_package_spec": package}]}})
+
+    assert {finding.severity for finding in lint(pipeline, "vertex")} == {"warning"}  # of Google's own container
