@@ -75,7 +75,7 @@ class Elastic:
         elif config.rdzv_backend == "static":
             host, port = parse_rendezvous_endpoint(config.rdzv_endpoint, default_port=29500)
             if self.rank >= config.max_nodes:
-                raise InputError(f"node rank {self.rank} must be less than the number of nodes, {config.max_nodes}")
+                raise InputError(f"node {self.rank}: nodes are numbered from 0 to {config.max_nodes - 1}")
             self.nodes = Nodes(self.rank, config.max_nodes, host, port, timeout_s, warn)
         self._handler: Any = self.nodes or _torchs_handler(config)
 

@@ -122,9 +122,7 @@ class Launch:
 
                 check(loaded)  # once, and before anything is started
                 self.run = run()
-                return self._outcome_of(
-                    count, [] if is_node else nodes_options(), is_alone=not is_node and not in_group()
-                )
+                return self._outcome_of(count, nodes_options(), is_alone=not is_node and not in_group())
         except (ShutterlineError, OSError, Terminated, KeyboardInterrupt) as error:
             self.failure = error
             return None

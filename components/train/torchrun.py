@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
+from components.shared.errors import InputError
 from components.shared.logs import log_to_stderr, step_logger
-from components.shared.process_group import in_group, require_rendezvous
+from components.shared.process_group import NODES_VARIABLE, in_group, is_one_of_nodes, require_rendezvous
 
 PREFIX = "PET_"
 PROCESSES_VARIABLE = f"{PREFIX}NPROC_PER_NODE"
@@ -23,12 +24,33 @@ def unused_variables() -> list[str]:
 
 
 def nodes_options() -> list[str]:
-    """What torchrun's options say of the nodes where its own variables do not."""
+    """What torchrun's options say of the nodes where its own variables do not.
+
+    Raises:
+        InputError: The variables do not say which node this is, or where the first one is.
+    """
+    if is_one_of_nodes():
+        _require_place()
+        return []
     if not in_group():
         return ["--nnodes=1", "--node-rank=0", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
     require_rendezvous()
     names = {"nnodes": "WORLD_SIZE", "node-rank": "RANK", "master-addr": "MASTER_ADDR", "master-port": "MASTER_PORT"}
     return [f"--{option}={os.environ[name]}" for option, name in names.items()]
+
+
+def _require_place() -> None:
+    """Torchrun takes 0 and this machine for what is not set: every node would wait for the others as the first."""
+    named = {name: os.environ.get(f"{PREFIX}{name}") for name in _USED}
+    if (named["RDZV_BACKEND"] or "static") != "static":
+        return
+    needed = ("NODE_RANK", *(() if named["RDZV_ENDPOINT"] else ("MASTER_ADDR",)))
+    if missing := [f"{PREFIX}{name}" for name in needed if not named[name]]:
+        raise InputError(
+            f"{NODES_VARIABLE} is {named['NNODES']}, and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} "
+            f"not set; give each node {PREFIX}NODE_RANK, its number from 0, and {PREFIX}MASTER_ADDR, the first one's "
+            "address"
+        )
 
 
 def warn_of_variables(processes: str, count: int) -> None:

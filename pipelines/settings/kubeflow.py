@@ -54,6 +54,8 @@ _OF_BOTH = (
     *("env", "secret_env", "secret_files", "volumes", "cache", "retry", "labels", "annotations"),
     *("pull_secrets", "pull_policy", "security"),
 )
+# Kueue queues the TrainJob by these; a pod that has them waits in the queue by itself, where Kueue takes pods, too.
+_KUEUE = "kueue.x-k8s.io/"
 _OF_NODES = NodeSpec.model_fields.keys() - {"image", "runtime"}
 _IDENTITY = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
 
@@ -244,7 +246,10 @@ class KubeflowTrain(KubeflowStep):
 
     def waiting(self) -> KubeflowStep:
         """What the small step gets that creates the TrainJob and waits for it."""
-        return KubeflowStep.model_validate(_SMALL | {name: getattr(self, name) for name in _OF_BOTH})
+        given = {name: getattr(self, name) for name in _OF_BOTH}
+        for name in ("labels", "annotations"):
+            given[name] = {key: value for key, value in given[name].items() if not key.startswith(_KUEUE)}
+        return KubeflowStep.model_validate(_SMALL | given)
 
     def node_spec(self, image: str) -> NodeSpec:
         """What each node gets, which trains by an image."""

@@ -293,6 +293,29 @@ def test_processes_that_cannot_be(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({}, "PET_NNODES is 2, and PET_NODE_RANK and PET_MASTER_ADDR are not set; give each node PET_NODE_RANK"),
+        ({"PET_MASTER_ADDR": "localhost"}, "PET_NNODES is 2, and PET_NODE_RANK is not set"),
+        ({"PET_NODE_RANK": "0"}, "PET_NNODES is 2, and PET_MASTER_ADDR is not set"),
+        ({"PET_NODE_RANK": "2", "PET_MASTER_ADDR": "localhost"}, "node 2: nodes are numbered from 0 to 1"),
+    ],
+)
+def test_a_node_that_does_not_know_its_place_waits_for_nobody(
+    folder: Path,
+    tmp_path: Path,
+    variables: dict[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in {"PET_NNODES": "2", "PET_RDZV_CONF": "timeout=1", **variables}.items():
+        monkeypatch.setenv(name, value)
+    assert main(command(folder, tmp_path / "model")[3:]) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda:1", "auto"])
 def test_without_several_gpus_one_process_is_enough(device: str) -> None:
     assert processes_for("auto", device) == 1

@@ -19,6 +19,8 @@ from tests.pipelines.settings.test_fields import KUBEFLOW, everything_said
 
 SECRET = {"secret": "login", "key": "word", "optional": True}
 FILES = {"secret": "tls", "path": "/etc/tls", "optional": True}
+KUEUE = {"kueue.x-k8s.io/queue-name": "gpus"}
+TOPOLOGY = {"kueue.x-k8s.io/podset-required-topology": "a.io/rack"}
 VOLUME = {"claim": "shared", "path": "/shared", "sub_path": "a/b"}
 
 
@@ -32,6 +34,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> CompiledPipeline:
     """Compiled with a value for every setting of train."""
     of_nodes = {"nodes": 3, "runtime": "ClusterTrainingRuntime/fast", "service_account": "trainer"}
     said = of_nodes | everything_said(KUBEFLOW)
+    said |= {"labels": said["labels"] | KUEUE, "annotations": said["annotations"] | TOPOLOGY}
     return compiled_with(tmp_path_factory.mktemp("nodes"), "kubeflow", {"train": said, "checkpoints": "auto"})
 
 
@@ -51,8 +54,8 @@ def test_each_node_gets_what_the_settings_of_train_say(pipeline: CompiledPipelin
         "secret_env": {"A_TOKEN": SECRET},
         "secret_files": [FILES],
         "volumes": [VOLUME],
-        "labels": {"team": "vision"},
-        "annotations": {"a.io/why": "to see"},
+        "labels": {"team": "vision"} | KUEUE,
+        "annotations": {"a.io/why": "to see"} | TOPOLOGY,
         "node_selector": {"a.io/b": "c"},
         "tolerations": [tolerated],
         "pull_secrets": ["registry"],
@@ -85,6 +88,8 @@ def test_the_step_that_waits_is_small_and_has_the_nodes_credentials(pipeline: Co
         "securityContext",
     }
     assert at(kubernetes, "pvcMount/0/mountPath") == "/shared"
+    # Kueue queues the TrainJob; this pod would wait beside it.
+    assert kubernetes["podMetadata"] == {"labels": {"team": "vision"}, "annotations": {"a.io/why": "to see"}}
 
 
 def test_the_dataset_is_named_and_not_brought(pipeline: CompiledPipeline) -> None:
