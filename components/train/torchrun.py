@@ -46,11 +46,11 @@ def _require_place() -> None:
         return
     needed = ("NODE_RANK", *(() if named["RDZV_ENDPOINT"] else ("MASTER_ADDR",)))
     if missing := [f"{PREFIX}{name}" for name in needed if not named[name]]:
-        raise InputError(
-            f"{NODES_VARIABLE} is {named['NNODES']}, and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} "
-            f"not set; give each node {PREFIX}NODE_RANK, its number from 0, and {PREFIX}MASTER_ADDR, the first one's "
-            "address"
+        names = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set"
+        advice = (
+            f"give each node {PREFIX}NODE_RANK, its number from 0, and {PREFIX}MASTER_ADDR, the first one's address"
         )
+        raise InputError(f"{NODES_VARIABLE} is {named['NNODES']}, and {names}; {advice}")
 
 
 def warn_of_variables(processes: str, count: int) -> None:
