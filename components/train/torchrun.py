@@ -47,9 +47,7 @@ def _require_place() -> None:
     needed = ("NODE_RANK", *(() if named["RDZV_ENDPOINT"] else ("MASTER_ADDR",)))
     if missing := [f"{PREFIX}{name}" for name in needed if not named[name]]:
         names = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set"
-        advice = (
-            f"give each node {PREFIX}NODE_RANK, its number from 0, and {PREFIX}MASTER_ADDR, the first one's address"
-        )
+        advice = f"set {PREFIX}NODE_RANK to the node's number, from 0, and {PREFIX}MASTER_ADDR to node 0's address"
         raise InputError(f"{NODES_VARIABLE} is {named['NNODES']}, and {names}; {advice}")
 
 

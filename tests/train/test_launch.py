@@ -296,7 +296,7 @@ def test_processes_that_cannot_be(
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({}, "PET_NNODES is 2, and PET_NODE_RANK and PET_MASTER_ADDR are not set; give each node PET_NODE_RANK"),
+        ({}, "PET_NNODES is 2, and PET_NODE_RANK and PET_MASTER_ADDR are not set; set PET_NODE_RANK"),
         ({"PET_MASTER_ADDR": "localhost"}, "PET_NNODES is 2, and PET_NODE_RANK is not set"),
         ({"PET_NODE_RANK": "0"}, "PET_NNODES is 2, and PET_MASTER_ADDR is not set"),
         ({"PET_NODE_RANK": "2", "PET_MASTER_ADDR": "localhost"}, "node 2: nodes are numbered from 0 to 1"),

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,8 +34,8 @@ def node_spec(pipeline: CompiledPipeline) -> NodeSpec:
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> CompiledPipeline:
     """Compiled with a value for every setting of train."""
     of_nodes = {"nodes": 3, "runtime": "ClusterTrainingRuntime/fast", "service_account": "trainer"}
-    said = of_nodes | everything_said(KUBEFLOW)
-    said |= {"labels": said["labels"] | KUEUE, "annotations": said["annotations"] | TOPOLOGY}
+    said: dict[str, Any] = of_nodes | everything_said(KUBEFLOW)
+    said |= {"labels": {**said["labels"], **KUEUE}, "annotations": {**said["annotations"], **TOPOLOGY}}
     return compiled_with(tmp_path_factory.mktemp("nodes"), "kubeflow", {"train": said, "checkpoints": "auto"})
 
 
@@ -54,8 +55,8 @@ def test_each_node_gets_what_the_settings_of_train_say(pipeline: CompiledPipelin
         "secret_env": {"A_TOKEN": SECRET},
         "secret_files": [FILES],
         "volumes": [VOLUME],
-        "labels": {"team": "vision"} | KUEUE,
-        "annotations": {"a.io/why": "to see"} | TOPOLOGY,
+        "labels": {"team": "vision", **KUEUE},
+        "annotations": {"a.io/why": "to see", **TOPOLOGY},
         "node_selector": {"a.io/b": "c"},
         "tolerations": [tolerated],
         "pull_secrets": ["registry"],
