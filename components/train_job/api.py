@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from components.shared.errors import PlatformRefusedError, RetryableError
-from components.shared.events.redaction import redact
+from components.shared.events.redaction import redact, register_secret
 from components.shared.extras import extras_named
 from components.shared.logs import silence
 from components.shared.retry import retry_after_s
@@ -110,6 +110,7 @@ class Api:
             self._config_module.load_incluster_config(client_configuration=configuration)
             configuration.proxy = None  # which leads out of the cluster
         configuration.retries = False
+        register_secret((configuration.get_api_key_with_prefix("authorization") or "").rpartition(" ")[2])
         return self._client_module.ApiClient(configuration)
 
     def _own_namespace(self) -> str:
@@ -185,7 +186,7 @@ class Api:
             if error.status != 401 or is_repeated:
                 raise _error_of(error) from error
         except self._broken as error:
-            raise RetryableError(f"{self._client.configuration.host}: {redact(first_line(error))}") from error
+            raise RetryableError(redact(f"{self._client.configuration.host}: {first_line(error)}")) from error
         # Kubernetes renews tokens, and the client reads the file once a minute.
         with suppress(self._config_module.ConfigException, OSError, ValueError):
             self._client = self._connected()

@@ -102,3 +102,16 @@ def test_figures_that_are_none_are_passed_over(training: Training, trainer_api: 
     training.nodes.play(script)
     assert training.run().status == "succeeded"
     assert training.states() == ["started", "progress", "succeeded"]
+
+
+def test_what_the_server_answers_never_shows_the_token(
+    training: Training, trainer_api: TrainerApi, monkeypatch: pytest.MonkeyPatch, capsys: Told
+) -> None:
+    message = f"a proxy has refused {trainer_api.token}"
+    monkeypatch.setattr(trainer_api.methods, "answer", lambda *asked: (400, f'{{"message": "{message}"}}'))
+
+    record = training.run()
+
+    assert record.error is not None
+    assert "a proxy has refused [redacted]" in record.error.message
+    assert trainer_api.token not in capsys.readouterr().err + record.model_dump_json()
