@@ -28,11 +28,13 @@ RUN = "{run}"  # in a location: the run's id, which is the job's name
 _ABOUT = (
     "Trains an image classifier on {nodes}: a TrainJob of Kubeflow Trainer 2.2 or later, by Shutterline {version}; "
     "`shutterline validate` checks it. Where it is created there must be {needs}. To create a job, which is a run by "
-    "its name, and to see its log:"
+    "its name, to see its log and how it ended, and to end it, which removes its pods and their logs, too:"
 )
 _COMMANDS = """\
 #   kubectl create --filename {file}
 #   kubectl logs --follow --tail=-1 --selector jobset.sigs.k8s.io/jobset-name=NAME
+#   kubectl get trainjob NAME
+#   kubectl delete trainjob NAME
 """
 
 
