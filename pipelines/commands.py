@@ -87,6 +87,11 @@ def validate(
         if overrides:
             raise InputError(f"{file}: is a compiled pipeline, and --set changes params; compile it anew")
         return validate_pipeline(Path(file), target, strict=strict, as_json=as_json)
+    if kind == "settings":
+        raise InputError(
+            f"{file}: is a settings file; `shutterline settings --target kubeflow|vertex --settings {file}` checks it, "
+            "and prints what each step gets"
+        )
     if kind:
         if overrides or target or elsewhere:
             raise InputError(f"{file}: is a TrainJob, and --set, --target and --elsewhere are not for it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,11 @@ from pipelines.lint.rules import lint
 from pipelines.lint.train_job_rules import lint_train_jobs
 from pipelines.lint.train_job_view import read_train_jobs
 
+_SETTINGS = re.compile(r"^\W*target\W+(kubeflow|vertex)\b", re.MULTILINE)
 
-def kind_of(file: str) -> Literal["pipeline", "TrainJob"] | None:
-    """What a file is by its content, damaged or not; None: neither, such as params, or it cannot be read."""
+
+def kind_of(file: str) -> Literal["pipeline", "TrainJob", "settings"] | None:
+    """What a file is by its content, damaged or not; None: none of these, such as params, or it cannot be read."""
     path = Path(file)
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
         return None
@@ -31,7 +34,9 @@ def kind_of(file: str) -> Literal["pipeline", "TrainJob"] | None:
         return None
     if "pipelineInfo" in content:
         return "pipeline"
-    return KIND if KIND in content and f"{GROUP}/" in content else None
+    if KIND in content and f"{GROUP}/" in content:
+        return KIND
+    return "settings" if _SETTINGS.search(content) else None
 
 
 def validate_pipeline(file: Path, target: PlatformName | None, *, strict: bool, as_json: bool) -> int:

@@ -73,6 +73,14 @@ def test_the_target_can_be_another_than_the_files_or_any(sound: Path, tmp_path: 
     assert "--target" in capsys.readouterr().out.splitlines()[-1]
 
 
+@pytest.mark.parametrize("text", ["# of ours\ntarget: kubeflow\ntrain: {nodes: 2}\n", '{"target": "vertex"}'])
+def test_settings_are_checked_by_another_command(tmp_path: Path, capsys: Printed, text: str) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(text, encoding="utf-8")
+    assert main(["validate", str(file)]) == 2
+    assert "is a settings file; `shutterline settings --target" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
