@@ -49,6 +49,11 @@ class VertexStep(StepSettings):
         return self.accelerator if self.accelerator and self.accelerator.count else None
 
     @property
+    def cards(self) -> tuple[str | None, int]:
+        """The type of its accelerators, and how many there are."""
+        return (self.accelerates.type, self.accelerates.count) if self.accelerates else (None, 0)
+
+    @property
     def is_accelerated(self) -> bool:
         """Whether it gets accelerators."""
         return self.accelerates is not None
@@ -56,11 +61,9 @@ class VertexStep(StepSettings):
     def problems(self) -> list[Problem]:
         """What contradicts itself, or is more than Vertex AI has."""
         found = super().problems()
-        accelerator = self.accelerates
-        kind, count = (accelerator.type, accelerator.count) if accelerator else (None, 0)
-        if problem := machine_problem(self.cpu, self.memory, kind, count):
-            too_much = "memory" if machine_problem(None, self.memory, kind, count) else "cpu"
-            found.append(Problem("accelerator" if accelerator else too_much, problem))
+        if problem := machine_problem(self.cpu, self.memory, *self.cards):
+            too_much = "memory" if machine_problem(None, self.memory, *self.cards) else "cpu"
+            found.append(Problem("accelerator" if self.accelerates else too_much, problem))
         if self.retry and self.retry.window_s and self.retry.window_s > MAX_RETRY_WINDOW_S:
             found.append(Problem("retry.window_s", f"is at most {MAX_RETRY_WINDOW_S} on Vertex AI"))
         return found
@@ -83,9 +86,7 @@ class VertexTrain(VertexStep):
     @property
     def machine(self) -> str | None:
         """The machine type of each node; None: no machine has what is asked for."""
-        accelerator = self.accelerates
-        kind, count = (accelerator.type, accelerator.count) if accelerator else (None, 0)
-        return machine_type(self.cpu, self.memory, kind, count)
+        return machine_type(self.cpu, self.memory, *self.cards)
 
     def problems(self) -> list[Problem]:
         """What contradicts itself, or is more than Vertex AI has."""
