@@ -71,6 +71,7 @@ def test_a_job_that_succeeds_is_the_step_as_if_it_had_trained_itself(training: T
         nodes.say(
             STARTED, "12:00:00 train     started", RESUMED, *(status_line(each) for each in told), "  plain \u2028 text"
         )
+        nodes.say("reads https://user:hunter2@host/x")
         finish(training)
 
     nodes.play(script)
@@ -111,7 +112,7 @@ def test_a_job_that_succeeds_is_the_step_as_if_it_had_trained_itself(training: T
     assert len(Path(training.step.model_sha256).read_text()) == 64
     lines = log_of(capsys)
     assert lines[0] == "train     started"
-    passed_on = ["train     started", RESUMED[9:], "  plain \\u2028 text"]
+    passed_on = ["train     started", RESUMED[9:], "  plain \\u2028 text", "reads https://[redacted]@host/x"]
     assert [line for line in lines[1:] if "pods run" not in line] == [
         f"train     {CREATED}",
         *passed_on,
