@@ -129,8 +129,9 @@ def test_a_job_of_other_params_that_runs_is_left_alone(
     assert len(trainer_api.store.select("trainjobs")) == 1
 
 
+@pytest.mark.parametrize("is_stuck", [False, True])
 def test_the_end_of_a_job_that_is_being_deleted_is_waited_for(
-    training: Training, trainer_api: TrainerApi, monkeypatch: pytest.MonkeyPatch, capsys: Told
+    training: Training, trainer_api: TrainerApi, monkeypatch: pytest.MonkeyPatch, capsys: Told, is_stuck: bool
 ) -> None:
     killed(training, trainer_api, monkeypatch)
     name = training.nodes.name
@@ -141,14 +142,18 @@ def test_the_end_of_a_job_that_is_being_deleted_is_waited_for(
     trainer_api.store.update("trainjobs", trainer_api.namespace, name, delete)
 
     def spring() -> None:
-        trainer_api.store.delete("trainjobs", trainer_api.namespace, name)
+        if not is_stuck:
+            trainer_api.store.delete("trainjobs", trainer_api.namespace, name)
 
     trainer_api.sent = Trap(12, spring)
     training.nodes.play(lambda: finish_at_once(training), anew=True)
 
-    assert training.run().status == "succeeded"
-    assert f"waits for the end of TrainJob {name}, which is being deleted" in capsys.readouterr().err
-    assert [job["metadata"]["name"][-2:] for job in trainer_api.store.select("trainjobs")] == ["-1"]
+    assert training.run(pace=replace(FAST, gone_s=0.1) if is_stuck else FAST).status == "succeeded"
+    err = capsys.readouterr().err
+    assert f"waits for the end of TrainJob {name}, which is being deleted" in err
+    assert (f"WARNING TrainJob {name} is still being deleted after 0.1 s" in err) == is_stuck
+    found = [job["metadata"]["name"][-2:] for job in trainer_api.store.select("trainjobs")]
+    assert found == (["-0", "-1"] if is_stuck else ["-1"])
 
 
 @pytest.mark.parametrize("code", [None, 500, 504])

@@ -33,8 +33,11 @@ def test_what_goes_on_is_deleted_and_nothing_else(trainer_api: TrainerApi, capsy
     create(trainer_api, "another-runs", "run-2")
     create(trainer_api, "by-hand", "run-1", step="other")
 
+    (left,) = [job for job in trainer_api.store.select("trainjobs") if job["metadata"]["name"] == "left"]
     assert main(["run-1"]) == 0
 
+    (asked,) = trainer_api.requests("delete", "trainjobs")
+    assert asked.body["preconditions"] == {"uid": left["metadata"]["uid"]}  # not one that is made anew meanwhile
     assert names(trainer_api) == ["another-runs", "by-hand", "ended"]
     assert "WARNING TrainJob left goes on although its run is over, and is deleted" in capsys.readouterr().err
 

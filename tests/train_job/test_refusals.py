@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +117,29 @@ def test_what_cannot_be_is_one_line_and_2_and_nothing_is_made(
     assert message in lines[0]
     assert trainer_api.store.select("trainjobs") == []
     assert all(each.query.get("dryRun") == "All" for each in trainer_api.requests("create", "trainjobs"))
+
+
+def test_a_dataset_or_a_model_of_another_is_refused(
+    training: Training, trainer_api: TrainerApi, tmp_path: Path
+) -> None:
+    location = tmp_path / "another.json"
+    document = json.loads(Path(training.step.dataset_location).read_text(encoding="utf-8"))
+    location.write_text(json.dumps(document | {"sha256": "f" * 64}), encoding="utf-8")
+
+    record = training.run(dataset_location=str(location), dataset_sha256="")
+
+    assert record.error is not None
+    assert "something else was stored in its place" in record.error.message
+    assert not trainer_api.requests("create", "trainjobs")
+
+    training.dataset_sha256 = "f" * 64  # of what the nodes publish
+    training.publish()
+    training.nodes.play(lambda: training.nodes.complete())
+
+    record = training.run()
+
+    assert record.error is not None
+    assert record.error.message == f"{training.model}: is a model of another dataset; something else was stored there"
 
 
 def test_in_a_platforms_pod_the_nodes_must_reach_every_location(
