@@ -118,12 +118,29 @@ def not_ignored(*numbers: signal.Signals) -> dict[signal.Signals, Any]:
     return {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 
 
+def ignore_termination() -> None:
+    """From now on SIGTERM and SIGHUP are ignored, to the end of the process: all is done."""
+    if threading.current_thread() is threading.main_thread():
+        for number in TERMINATING:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def restore(handlers: Mapping[signal.Signals, Any]) -> None:
+    """Give signals their handlers back, but not those that are ignored by now; None: one not set from Python."""
+    for number, handler in handlers.items():
+        if handler is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
 _Handler = Callable[[int, FrameType | None], None]
 
 
 @contextmanager
 def handled(handlers: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
-    """Within, signals that are not ignored have these handlers; outside the main thread nothing changes."""
+    """Within, signals that are not ignored have these handlers; outside the main thread nothing changes.
+
+    Those that are ignored in the end, as by :func:`ignore_termination`, stay so.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -133,5 +150,4 @@ def handled(handlers: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
             signal.signal(number, handlers[number])
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore(before)

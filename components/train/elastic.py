@@ -34,7 +34,7 @@ from components.shared.process_group import (
     lost_again,
     outcome_in,
 )
-from components.shared.signals import Terminated
+from components.shared.signals import Terminated, ignore_termination
 from components.shared.step import StepRecord
 from components.shared.strict_json import read_json
 from components.shared.text import first_line
@@ -132,6 +132,8 @@ class Elastic:
         try:
             return self.nodes.farewell()
         except (SignalException, Terminated, KeyboardInterrupt):  # which wants what is done here already
+            if self.rank:
+                self.nodes.note_done()
             return True
 
 
@@ -188,6 +190,8 @@ def outcome_of_starts(elastic: Elastic, outcomes: Path, processes: int, restarts
             outcome = outcome_in(outcomes)
             if outcome is not None and _all_succeeded(outcomes, processes) and not isinstance(failure, LostError):
                 if elastic.farewell():
+                    if not elastic.is_alone:  # a start again would wait for nodes that have left
+                        ignore_termination()
                     return outcome
                 failure = LostError("another node was lost at the end")
         except FinishedError:

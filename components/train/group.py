@@ -42,6 +42,7 @@ from components.shared.process_group import (
     require_rendezvous,
     settled,
 )
+from components.shared.retry import bounded
 from components.shared.signals import Deferred, Terminated
 from components.shared.staging import SCRATCH_VARIABLE
 from components.shared.text import first_line
@@ -191,15 +192,12 @@ def join_group() -> Iterator[Group]:
     require_rendezvous()
     # Each tensor is exchanged where it is.
     has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
+    # In a thread: torch waits in C++ for a process that may be gone, where no signal would be heeded.
     with _others_needed():
-        store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            # It outlives the processes, and an earlier start's addresses in it would be waited for for ever.
-            meeting = os.environ.get(MEETING_VARIABLE)
-            store = PrefixStore(meeting, store) if meeting else unused_store(store, rank, size, _TIMEOUT)
-        backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
-        control = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+        try:
+            control = bounded(lambda: _met("cpu:gloo,cuda:nccl" if has_nccl else "gloo"), 2 * _TIMEOUT.total_seconds())
+        except TimeoutError as error:
+            raise GroupLostError(f"the {member().size} processes did not meet: {error}") from error
     group = Group(dist.get_rank(), dist.get_world_size(), control)
     try:
         with _others_needed():
@@ -214,6 +212,17 @@ def join_group() -> Iterator[Group]:
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+def _met(backend: str) -> Any:
+    """Meet the others, and make the group by which all of them agree."""
+    store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # It outlives the processes, and an earlier start's addresses in it would be waited for for ever.
+        meeting = os.environ.get(MEETING_VARIABLE)
+        store = PrefixStore(meeting, store) if meeting else unused_store(store, rank, size, _TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
+    return dist.new_group(backend="gloo", timeout=_TIMEOUT)
 
 
 @contextmanager

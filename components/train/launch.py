@@ -42,7 +42,7 @@ from components.shared.process_group import (
     settled,
 )
 from components.shared.run import RUN_VARIABLE
-from components.shared.signals import Terminated, not_ignored, sigterm_raises
+from components.shared.signals import Terminated, not_ignored, restore, sigterm_raises
 from components.shared.staging import SCRATCH_VARIABLE
 from components.train.torchrun import nodes_options, warn_of_variables
 from components.train.worker_pools import name_nodes
@@ -242,6 +242,4 @@ def _as_launcher(added: dict[str, str]) -> Iterator[Callable[[str], None]]:
             yield warn
     finally:
         logging.disable(logged)
-        for number, handler in handlers.items():
-            if handler is not None:
-                signal.signal(number, handler)
+        restore(handlers)

@@ -61,3 +61,14 @@ def test_nodes_that_go_and_come_again(folder: Path, undisturbed: Path, tmp_path:
     assert "Traceback" not in job.log
     assert "[c10d]" not in job.log, "torch's own warnings"
     requires_one_story(job, tmp_path / "job", undisturbed, is_killed=True)
+
+
+def test_a_node_that_goes_while_all_meet(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """What waits for it in C++ is asked to end and reports that: within seconds, and exactly once."""
+    with job_of_two(tmp_path / "job", free_port(), folder / "dataset", folder / "params.json") as job:
+        first, second = job.pods
+        job.until(lambda: "started" in first.log)
+        second.delete()
+        job.until_done()
+    assert first.codes == [0], job.log
+    requires_one_story(job, tmp_path / "job", undisturbed, is_killed=False)
