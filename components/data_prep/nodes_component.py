@@ -1,4 +1,4 @@
-"""Data prep as a KFP component where several nodes train: it also says where the dataset is, which they read."""
+"""Data prep as a KFP component where several nodes train: it also writes down where the dataset is, which they read."""
 
 # No postponed annotations here: kfp reads the artifact types from them.
 from kfp import dsl

@@ -151,7 +151,7 @@ class Nodes(RendezvousHandler):
         self._meeting: Meeting | None = None
         self._look_at = 0.0
         self._over_since: float | None = None
-        self._has_told = False
+        self._is_over_noted = False
 
     def get_backend(self) -> str:
         """The kind of rendezvous that this takes the place of."""
@@ -181,8 +181,8 @@ class Nodes(RendezvousHandler):
             GroupLostError: A node did not come in time, or the host cannot listen.
         """
         self._over_since = None
-        if self._has_told:
-            self._has_told = False
+        if self._is_over_noted:
+            self._is_over_noted = False
             raise BegunAnewError("a node has begun anew")
         begun, is_logged, self._meeting = time.monotonic(), False, None
         while True:
@@ -226,8 +226,8 @@ class Nodes(RendezvousHandler):
             self._over_since = None
             return 0
         self._over_since = self._over_since or now
-        self._has_told = now - self._over_since > _END_S
-        return int(self._has_told)
+        self._is_over_noted = now - self._over_since > _END_S
+        return int(self._is_over_noted)
 
     def farewell(self) -> bool:
         """Leave when all is done here; false where it is not done elsewhere, and all are to begin anew.

@@ -1,4 +1,4 @@
-"""Status as lines of a step's log, for whoever follows the log: ``status: {"type": …, "data": {…}}``, one an event.
+"""Status as lines of a step's log, for who follows it: ``status: {"type": …, "data": {…}}``, one an event.
 
 Where ``SHUTTERLINE_STATUS=log`` a step prints its events so on standard error, and sends and keeps nothing itself: in
 the pods of a TrainJob that a pipeline's training step has created, and whose events that step emits as its own.

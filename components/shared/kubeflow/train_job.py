@@ -37,7 +37,7 @@ JOB_NAME_FIELD = "metadata.labels['jobset.sigs.k8s.io/jobset-name']"
 # In a location, Kubernetes puts the run's id there when a pod starts.
 RUN_REFERENCE = f"$({RUN_VARIABLE})"
 
-# Settings of a pod that a TrainJob has no place for, and what to do instead.
+# Settings of a pod that a TrainJob has no field for, and what to do instead.
 REFUSED = {
     "pull_policy": "Trainer takes none of a TrainJob; set imagePullPolicy of the container node in the runtime",
 }
