@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -234,7 +235,8 @@ def _others_needed() -> Iterator[None]:
         # gloo's errors have no type of their own, and name its source files.
         if not isinstance(error, dist.DistError) and not any(name in str(error) for name in ("gloo", "NCCL")):
             raise
-        message = f"lost another of the {member().size} processes that train together: {first_line(error)}"
+        why = re.sub(r"^\[\S+\.cc:\d+\] |\. This is typically.*", "", first_line(error))  # gloo's source, and its guess
+        message = f"lost another of the {member().size} processes that train together: {why}"
         raise GroupLostError(message) from error
 
 

@@ -211,6 +211,7 @@ def test_a_lost_process_starts_all_again_from_the_last_checkpoint(
     if rank == 1:  # the first saw it go; killed itself, it could say nothing more
         assert isinstance(failed[0], Failed)
         assert failed[0].error.type == "GroupLostError"
+        assert ".cc:" not in failed[0].error.message
 
 
 @pytest.mark.slow
