@@ -28,12 +28,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"PET_NNODES": "two"}, "(PET_NNODES=two): invalid literal for int() with base 10: 'two'"),
-        ({"PET_NNODES": "3:2"}, "(PET_NNODES=3:2): min_nodes must be > 0 and <= max_nodes"),
+        ({"PET_NNODES": "two"}, "PET_NNODES=two, PET_NODE_RANK=0): invalid literal for int() with base 10: 'two'"),
+        ({"PET_NNODES": "3:2"}, "PET_NNODES=3:2, PET_NODE_RANK=0): min_nodes must be > 0 and <= max_nodes"),
         ({"PET_NNODES": "2", "PET_NODE_RANK": "first"}, "argument --node-rank/--node_rank: invalid int value: 'first'"),
         (
             {"PET_NNODES": "2", "PET_MONITOR_INTERVAL": "soon"},
-            "(PET_MONITOR_INTERVAL=soon, PET_NNODES=2): argument --monitor-interval",
+            "PET_MONITOR_INTERVAL=soon, PET_NNODES=2, PET_NODE_RANK=0): argument --monitor-interval",
         ),
     ],
 )
@@ -45,7 +45,8 @@ def test_a_platforms_variables_that_cannot_be(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name, value in {**variables, "SHUTTERLINE_RECORDS": str(tmp_path / "records")}.items():
+    place = {"PET_NODE_RANK": "0", "PET_MASTER_ADDR": "localhost", "SHUTTERLINE_RECORDS": str(tmp_path / "records")}
+    for name, value in {**place, **variables}.items():
         monkeypatch.setenv(name, value)
 
     assert main(command(folder, tmp_path / "model", processes="1")[3:]) == 2
