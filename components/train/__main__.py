@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ from components.shared.command import CommandParser, add_path_option, step_comma
 from components.shared.errors import EXIT_OK
 from components.shared.events.data import Emit
 from components.shared.params.params import Params
-from components.shared.process_group import Outcome
+from components.shared.process_group import Outcome, is_one_of_nodes, is_started_by_elastic
 from components.shared.run import step_run
 from components.shared.step import Reported
 from components.train.garbage import collect_rarely
@@ -138,4 +139,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if is_one_of_nodes() and not is_started_by_elastic():
+        # torch's teardown takes a second: a node that is killed in it would be started again, and wait for the others,
+        # which have left.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
