@@ -7,9 +7,7 @@ where no signal is heeded, keeps the connection to a host that is gone, and does
 from __future__ import annotations
 
 import os
-import queue
 import socket
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +26,7 @@ from torch.distributed.elastic.rendezvous import (
 
 from components.shared.errors import GroupLostError
 from components.shared.process_group import MEETING_VARIABLE
+from components.shared.retry import bounded
 from components.shared.text import first_line
 
 T = TypeVar("T")
@@ -286,19 +285,7 @@ class Nodes(RendezvousHandler):
 
     def _ask(self, question: Callable[[], T]) -> T:
         """The store's answer, waited for so that signals act: in C++ a host that vanished is waited for for ever."""
-        answers: queue.SimpleQueue[tuple[T | None, Exception | None]] = queue.SimpleQueue()
-
-        def ask() -> None:
-            try:
-                answers.put((question(), None))
-            except Exception as error:  # is raised below
-                answers.put((None, error))
-
-        threading.Thread(target=ask, daemon=True).start()
         try:
-            value, failure = answers.get(timeout=_ANSWER_S)
-        except queue.Empty:
+            return bounded(question, _ANSWER_S)
+        except TimeoutError:
             raise dist.DistNetworkError(f"{self._host} does not answer within {_ANSWER_S:.0f} s") from None
-        if failure is not None:
-            raise failure
-        return value  # type: ignore[return-value] # nothing has failed

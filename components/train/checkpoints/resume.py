@@ -18,6 +18,7 @@ from components.shared.params.params import Params
 from components.shared.params.schedules import schedules_of_run_length
 from components.shared.params.training_id import FREE
 from components.shared.process_group import note_restarted_clean
+from components.shared.run import checkpoints_beside
 from components.shared.text import described
 from components.train.checkpoints.format import (
     CheckpointManifest,
@@ -71,7 +72,7 @@ class Checkpoints:
             read_manifest(model, MODEL)
         except ArtifactError:
             is_whole = False
-        directory = model.with_name(f"{model.name}-checkpoints")
+        directory = Path(str(checkpoints_beside(model)))
         return cls(directory, start_over, is_beside_whole_model=is_whole)
 
     def find(self, params: Params, dataset_sha256: str, log: logging.Logger) -> tuple[Found | None, bool]:
