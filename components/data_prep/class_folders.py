@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from components.data_prep.file_tree import FileTree
 from components.data_prep.folder_tree import Folder, count_left_out, images_below, joined, paths_below, pictures_below
 from components.data_prep.image_files import image_split
 from components.data_prep.source import (
@@ -152,9 +153,9 @@ def _check_splits_hold_classes(data: Path, root: Folder, layout: ClassFolders) -
             raise DataError(f"{where}: the classes are one folder deeper, in {name}/{only}; move them up{instead}")
 
 
-def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes: int) -> Source:
+def open_class_folders(tree: FileTree, data: Path, layout: ClassFolders, n_classes: int | None) -> Source:
     """The source made of class folders; no file is opened but those whose ending does not say what they are."""
-    reader = _Reader(data)
+    reader, root = _Reader(data), tree.root
     folders = {**root.folders, "": root}
     by_split = {split: reader.files_by_class(split, name, folders[name]) for split, name in layout.splits.items()}
     train_folder = data / layout.splits["train"]
@@ -172,7 +173,7 @@ def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes
             raise DataError(f"{shown(folder)}: holds no image; remove the folder to have {split} images held out")
         # Class by class, and by path within a class.
         rows = [(file, label) for label, name in enumerate(classes) for file in by_class.get(name, [])]
-        splits[split] = image_split(data, layout.splits[split], rows, reader.pictures)
+        splits[split] = image_split(tree, layout.splits[split], rows, reader.pictures)
     if again := reader.check_links():
         _log.warning("%d image(s) are links to others that are read, too, and so are read twice", again)
     _log_copies(data, layout, by_split)

@@ -11,25 +11,21 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, overload
 
 import numpy as np
-from PIL import Image
 
+from components.data_prep.contents import Block, Encoded
 from components.data_prep.folder_tree import Folder, count_left_out, images_below
-from components.data_prep.source import BATCH_BYTES, Batch, Source, SourceSplit, listed, require_inside
+from components.data_prep.source import BLOCK_BYTES, Source, SourceSplit, listed, require_inside
 from components.data_prep.splits import SPLIT_NAMES, SPLITS
 from components.shared.artifacts.dataset import Images, Labels, SplitName
-from components.shared.artifacts.names import ImageName
-from components.shared.decoding.batches import DECODING_THREADS
 from components.shared.decoding.images import MAX_PIXELS
-from components.shared.decoding.pixels import Background, fitted
 from components.shared.errors import DataError
 from components.shared.text import shown
 
@@ -107,13 +103,15 @@ def find_idx_files(folder: Path) -> IdxFiles:
     return found
 
 
-def open_idx(folder: Path, root: Folder, files: IdxFiles, n_classes: int, *, follow_links: bool) -> Source:
+def open_idx(folder: Path, root: Folder, files: IdxFiles, n_classes: int | None, *, follow_links: bool) -> Source:
     """The source made of a folder's IDX files: labels read, headers of images checked."""
     for path in files.values() if not follow_links else ():
         require_inside(path, folder, "the file")
     needed = [split for split in SPLITS if split == "train" or any(split == given for given, _ in files)]
     splits = {split: _open_pair(folder, split, files, n_classes) for split in needed}
     labels = splits["train"].labels
+    if n_classes is None:
+        n_classes = int(labels.max()) + 1
     if missing := [str(label) for label, count in enumerate(np.bincount(labels, minlength=n_classes)) if not count]:
         raise DataError(
             f"{shown(folder)}: {len(missing)} class(es) have no training image: {listed(missing)}; the labels are "
@@ -124,7 +122,7 @@ def open_idx(folder: Path, root: Folder, files: IdxFiles, n_classes: int, *, fol
     return Source(folder, "IDX files", tuple(map(str, range(n_classes))), splits, left_out)
 
 
-def _open_pair(folder: Path, split: SplitName, files: IdxFiles, n_classes: int) -> SourceSplit:
+def _open_pair(folder: Path, split: SplitName, files: IdxFiles, n_classes: int | None) -> SourceSplit:
     for content, other, digit in (("images", "labels", 3), ("labels", "images", 1)):
         if (split, content) not in files:
             reason = f"{files[split, other].name} is there without it" if (split, other) in files else "it is needed"
@@ -145,7 +143,8 @@ def _open_pair(folder: Path, split: SplitName, files: IdxFiles, n_classes: int) 
         f"holds {count} images, and {labels.path.name} {labels.dims[0]} labels; they must be as many",
     )
     stored = (height, width, channels)
-    return SourceSplit("", _read_labels(labels, n_classes), partial(_read_batches, images, stored, split))
+    values = _read_labels(labels, n_classes)
+    return SourceSplit("", values, _Names(split, range(count)), partial(_read_blocks, images, stored))
 
 
 def _read_header(path: Path) -> _IdxFile:
@@ -179,9 +178,9 @@ def _read_header(path: Path) -> _IdxFile:
     return file
 
 
-def _read_labels(file: _IdxFile, n_classes: int) -> Labels:
+def _read_labels(file: _IdxFile, n_classes: int | None) -> Labels:
     (values,) = file.blocks(file.dims[0])
-    if (highest := int(values.max())) >= n_classes:
+    if n_classes is not None and (highest := int(values.max())) >= n_classes:
         raise file.error(
             f"holds label {highest} (first at position {int(values.argmax())}), and params say n_classes = "
             f"{n_classes}, which means labels 0 to {n_classes - 1}; correct n_classes or the labels"
@@ -189,28 +188,30 @@ def _read_labels(file: _IdxFile, n_classes: int) -> Labels:
     return values.astype(np.int64)
 
 
-def _read_batches(
-    file: _IdxFile,
-    stored: tuple[int, int, int],
-    split: SplitName,
-    shape: tuple[int, int, int],
-    skip: Collection[int],
-    background: Background,
-) -> Iterator[Batch]:
+class _Names(Sequence[str]):
+    """``train/0`` and so on, made as they are asked for."""
+
+    def __init__(self, split: SplitName, positions: range) -> None:
+        self._split, self._positions = split, positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return _Names(self._split, self._positions[index])
+        return f"{self._split}/{self._positions[index]}"
+
+
+def _read_blocks(file: _IdxFile, stored: tuple[int, int, int], wanted: Collection[int]) -> Iterator[Encoded | Block]:
     start = 0
-
-    def resized(image: Images) -> Images:
-        return fitted(Image.fromarray(image[..., 0] if stored[2] == 1 else image), shape)
-
-    with ThreadPoolExecutor(DECODING_THREADS) as pool:
-        for block in file.blocks(max(1, BATCH_BYTES // max(math.prod(stored), math.prod(shape)))):
-            images = block.reshape(-1, *stored)
-            if stored != shape:
-                images = np.stack(list(pool.map(resized, images)))
-            positions = range(start, start + len(images))
-            names = [ImageName(f"{split}/{position}", stored[1], stored[0]) for position in positions]
-            yield Batch(np.arange(positions.start, positions.stop), images, names)
-            start = positions.stop
+    for block in file.blocks(max(1, BLOCK_BYTES // math.prod(stored))):
+        yield Block(start, block.reshape(-1, *stored))
+        start += len(block)
 
 
 def _is_gzip(path: Path) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from components.data_prep.file_tree import FileTree
 from components.data_prep.folder_tree import Folder, count_left_out, identity, images_below
 from components.data_prep.image_files import image_split
 from components.data_prep.source import (
@@ -71,8 +72,9 @@ def find_tables(data: Path, root: Folder) -> Tables:
     return {split: found[split][0] for split in SPLITS if split in found}
 
 
-def open_info_csv(data: Path, root: Folder, tables: Tables, n_classes: int, *, follow_links: bool) -> Source:
+def open_info_csv(tree: FileTree, data: Path, tables: Tables, n_classes: int | None, *, follow_links: bool) -> Source:
     """The source made of the tables of splits: read whole, every file that they name found."""
+    root = tree.root
     read = {
         split: _Table(data / folder / file, root.folders[folder], data, follow_links=follow_links)
         for split, (folder, file) in tables.items()
@@ -91,7 +93,7 @@ def open_info_csv(data: Path, root: Folder, tables: Tables, n_classes: int, *, f
         used |= dict.fromkeys(table.rows, table.path)
         folder = tables[split][0]
         rows = [(f"{folder}/{row.file}", label_of[row.type]) for row in table.rows.values()]
-        splits[split] = image_split(data, folder, rows)
+        splits[split] = image_split(tree, folder, rows)
     real = {path for table in read.values() for path in table.real}
     unused = [path for path, name, at in images_below(root) if at.identity(name) not in used]
     return Source(data, FILE_NAME, classes, splits, count_left_out(root, {"in no table": unused}, real))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from components.data_prep.class_folders import find_class_folders, open_class_folders
-from components.data_prep.folder_tree import Folder, paths_below, pictures_below, read_tree
+from components.data_prep.file_tree import LocalTree
+from components.data_prep.folder_tree import Folder, paths_below, pictures_below
 from components.data_prep.idx import IDX_NAME, find_idx_files, open_idx
 from components.data_prep.info_csv import FILE_NAME, find_tables, is_table, open_info_csv
 from components.data_prep.source import Source, listed, reading
@@ -22,8 +23,8 @@ _LAYOUTS = (
 )
 
 
-def open_source(data: Path, n_classes: int, *, follow_links: bool = False) -> Source:
-    """Recognise a data folder and open it as a source.
+def open_source(data: Path, n_classes: int | None = None, *, follow_links: bool = False) -> Source:
+    """Recognise a data folder and open it as a source; without `n_classes` it has as many classes as are found.
 
     Raises:
         DataError: Not a folder, none of the layouts or several, or one whose content cannot be used.
@@ -37,7 +38,8 @@ def open_source(data: Path, n_classes: int, *, follow_links: bool = False) -> So
         if (data / DATASET.manifest_file).exists():
             raise DataError(f"{where}: is a dataset directory already; give it to train as it is")
         idx = find_idx_files(data)
-    root = read_tree(data, follow_links=follow_links)
+    tree = LocalTree(data, follow_links=follow_links)
+    root = tree.root
     if "" in root.problems:
         root.raise_problem(data)
     tables = find_tables(data, root)
@@ -54,14 +56,14 @@ def open_source(data: Path, n_classes: int, *, follow_links: bool = False) -> So
     if idx:
         return open_idx(data, root, idx, n_classes, follow_links=follow_links)
     if tables:
-        return open_info_csv(data, root, tables, n_classes, follow_links=follow_links)
+        return open_info_csv(tree, data, tables, n_classes, follow_links=follow_links)
     if folders is None:
         raise _unknown(data, root)
     if any(map(is_table, root.others)):
         step_logger("data-prep").warning(
             "%s: %s is not read, since it is in no folder of a split; the classes are the folders", where, FILE_NAME
         )
-    return open_class_folders(data, root, folders, n_classes)
+    return open_class_folders(tree, data, folders, n_classes)
 
 
 def _unknown(data: Path, root: Folder) -> DataError:

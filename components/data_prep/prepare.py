@@ -14,11 +14,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from components.data_prep.decode import Batch, decode
 from components.data_prep.layout import open_source
-from components.data_prep.source import Batch, Source, alike, listed
+from components.data_prep.source import Source, alike, listed
 from components.data_prep.splits import Mask, assign_splits
 from components.shared.artifacts.dataset import DATASET, DatasetManifest, DatasetWriter, SplitName, UnreadableImage
 from components.shared.decoding.pixels import NOTES, Note, note_lines
+from components.shared.decoding.rendering import Rendering
 from components.shared.errors import ArtifactError, DataError
 from components.shared.events.data import Emit, Progress, Succeeded, ignore_events
 from components.shared.logs import step_logger
@@ -227,7 +229,7 @@ class _Preparation:
 
         for name, split in self._source.splits.items():
             known = frozenset(self._unreadable[name])
-            for batch in split.batches(self._params.stored_shape, known, self._params.background):
+            for batch in decode(split, Rendering(self._params.stored_shape, self._params.background), known):
                 self._set_aside(name, batch.unreadable)
                 yield name, batch
                 done += len(batch.positions)

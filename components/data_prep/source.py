@@ -5,40 +5,20 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from components.shared.artifacts.dataset import Images, Labels, LeftOut, SplitName, UnreadableImage
-from components.shared.artifacts.names import ImageName
+from components.data_prep.contents import Read
+from components.shared.artifacts.dataset import Labels, LeftOut, SplitName, UnreadableImage
 from components.shared.decoding.file_names import leads_out_of
-from components.shared.decoding.pixels import Background, Note
 from components.shared.errors import DataError
 from components.shared.text import shortened, shown
 
-# Images travel to the dataset in batches of about this many bytes: large enough that NumPy's work per batch outweighs
-# Python's, small enough that memory does not grow with the data.
-BATCH_BYTES = 4 * 1024**2
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images of a split read one after another: their positions in it, and those that could not be read by position."""
-
-    positions: npt.NDArray[np.int64]  # of shape (n,), ascending, without the unreadable ones
-    images: Images  # uint8 of shape (n, height, width, channels)
-    names: list[ImageName]  # of each image
-    unreadable: dict[int, UnreadableImage] = field(default_factory=dict)
-    noted: Mapping[Note, int] = field(default_factory=dict)  # of how many images there is something to report
-
-
-# Reads all images in order, brought to a shape (height, width, channels), but for those at positions that are known to
-# be unreadable; transparent parts show the background.
-ReadBatches = Callable[[tuple[int, int, int], Collection[int], Background], Iterator[Batch]]
+# Raw images are read in blocks of about this many bytes: large enough that NumPy's work per block outweighs Python's,
+# small enough that memory does not grow with the data.
+BLOCK_BYTES = 4 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -47,7 +27,8 @@ class SourceSplit:
 
     folder: str
     labels: Labels  # of shape (n,), of readable and unreadable images
-    batches: ReadBatches
+    names: Sequence[str]  # where each image is: a path below the data, or what its source calls it
+    read: Read
     unreadable: dict[int, UnreadableImage] = field(default_factory=dict)  # known before any is opened, by position
 
 
@@ -101,10 +82,10 @@ def in_class_order(names: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def training_classes(where: Path, names: Collection[str], n_classes: int) -> tuple[str, ...]:
-    """The classes of the training split in the order of their labels; an error if they are not `n_classes`."""
+def training_classes(where: Path, names: Collection[str], n_classes: int | None) -> tuple[str, ...]:
+    """The classes of the training split in the order of their labels; an error if not `n_classes`, where given."""
     classes = in_class_order(names)
-    if len(classes) != n_classes:
+    if n_classes is not None and len(classes) != n_classes:
         # A single class can be no option of a run.
         advice = f"set n_classes to {len(classes)} or correct the data" if len(classes) > 1 else "add the other classes"
         raise DataError(

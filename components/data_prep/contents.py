@@ -1,0 +1,40 @@
+"""What is to be decoded, as sources hand it out: encoded images one by one, in any order, or blocks of raw pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from components.shared.artifacts.dataset import Images
+
+
+class FilePart(NamedTuple):
+    """Bytes of a local file: all of it, or a part, as of an archive."""
+
+    path: str
+    offset: int = 0
+    length: int | None = None  # None: to the file's end
+    inflated: int | None = None  # the part is a raw deflate stream of so many bytes when inflated; more is an error
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One encoded image of a split."""
+
+    position: int  # in the split
+    content: FilePart | bytes
+    release: Callable[[], None] | None = None  # to be called when it has been decoded, such as to remove a fetched copy
+    problem: str = ""  # why it cannot be read, found on the way to it; it is set aside with this reason
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Raw images of consecutive positions of a split, of one size."""
+
+    start: int
+    images: Images  # uint8 of shape (n, height, width, channels), channels 1 or 3
+
+
+# Hands out the images at the wanted positions, each once, in the order that is fastest for the source.
+Read = Callable[[Collection[int]], Iterator[Encoded | Block]]
