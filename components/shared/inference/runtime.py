@@ -19,7 +19,7 @@ import onnxruntime
 
 from components.shared.errors import DeviceError, InputError
 from components.shared.limits import usable_cpus
-from components.shared.params.params import DEVICE_RULE
+from components.shared.params.reference_params import DEVICE_RULE
 from components.shared.text import shortened
 
 _CUDA = "CUDAExecutionProvider"

@@ -10,155 +10,42 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    field_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from components.shared.errors import Problem
 from components.shared.events import targets
 from components.shared.params import rules
 from components.shared.params.gate import Gate
-from components.shared.params.parsed import Parsed, as_problems, keep_sound
+from components.shared.params.parsed import Parsed, as_problems
 from components.shared.params.recipes import with_recipe
+from components.shared.params.reference_params import ReferenceParams
 from components.shared.params.source import check_size, fail, read_raw
 from components.shared.params.types import (
     ClassWeights,
     ColorOfBackground,
-    DivisorsOrAuto,
-    KeywordArguments,
-    LayerSpec,
     LossSpec,
-    MeansOrAuto,
-    OptimizerName,
+    Positive,
     Real,
-    ScheduleSpec,
-    SizeOrAuto,
+    Share,
+    Side,
     Text,
-    TransformSpec,
     Truth,
     Whole,
     background_of,
 )
-from components.shared.params.written import WrittenParams
 from components.shared.text import described
 
-DEVICE_RULE = (r"auto|cpu|cuda(:[0-9]{1,3})?", 'must be "auto", "cpu", "cuda" or "cuda:N"')
 
-_KEPT = WrapValidator(keep_sound)
-_Positive = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
-_PubSubName = Annotated[Text, AfterValidator(rules.following(targets.PUB_SUB_NAME_RULE))]
-_Share = Annotated[Real, Field(ge=0, le=1)]
-_Side = Annotated[Whole, Field(ge=1, le=2**16 - 1)]
-
-
-class Params(WrittenParams):
+class Params(ReferenceParams):
     """Every option of a run. Make one with :meth:`load` or :meth:`from_dict`; both report all problems at once."""
 
-    GOOGLE_APPLICATION_CREDENTIALS: Annotated[Text, BeforeValidator(rules.credentials_reference)] | None = Field(
-        None,
-        description="Path of the service-account file for Pub/Sub and gs://; null: application default credentials.",
-    )
-    PUB_SUB_PROJECT: Annotated[Text, AfterValidator(rules.following(targets.PUB_SUB_PROJECT_RULE))] | None = Field(
-        None, description="Google Cloud project that status is published to."
-    )
-    PUB_SUB_TOPIC: _PubSubName | None = Field(
-        None, description="Pub/Sub topic that status is published to; it must exist."
-    )
-    PUB_SUB_SUBSCRIPTION: _PubSubName | None = Field(
-        None, description="Pub/Sub subscription a watcher pulls from; it must exist."
-    )
-    TIMEOUT: Annotated[Real, Field(gt=0, le=3600)] = Field(
-        3.0, description="Seconds for one Pub/Sub operation and for the final flush."
-    )
-    KAFKA_HOST: Annotated[Text, AfterValidator(rules.servers)] | None = Field(
-        None, description="Kafka brokers, comma-separated; without a port, 9092."
-    )
-    KAFKA_TOPIC: Annotated[Text, AfterValidator(rules.following(targets.KAFKA_TOPIC_RULE))] | None = Field(
-        None, description="Kafka topic to publish to and subscribe from."
-    )
-
-    batch_size: SizeOrAuto = Field(
-        512,
-        description='Images in a training batch; "auto": chosen as training begins, on a GPU by trying; 8 to 4,096, '
-        "and of more than 8 so few that an epoch has 20 steps.",
-    )
-    image_height: _Side = Field(
-        description="Input height of the model in pixels; data prep resizes to it, or to stored_height."
-    )
-    image_width: _Side = Field(
-        description="Input width of the model in pixels; data prep resizes to it, or to stored_width."
-    )
-    is_image_color: Truth = Field(False, description="true: 3 channels (RGB); false: 1 (grayscale).")
-    shuffle_dataset: Truth = Field(
-        True, description="Shuffle the training images each epoch; false: the stored order, every epoch."
-    )
-    flip_images: Truth = Field(
-        False, description="Flip training images at random, horizontally and vertically, each image for itself."
-    )
-    flip_probability: _Share = Field(0.5, description="Probability of each of the two flips.")
-    normalise_images: Truth = Field(
-        True, description="Subtract normalise_mean and divide by normalise_std, per channel, after scaling to 0..1."
-    )
-    normalise_mean: MeansOrAuto = Field("auto", description='1 or 3 numbers; "auto": of the training images.')
-    normalise_std: DivisorsOrAuto = Field(
-        "auto", description='1 or 3 positive numbers; "auto": of the training images.'
-    )
-    additional_transforms: list[Annotated[TransformSpec, _KEPT]] | None = Field(
-        None, description="Further training transforms, torchvision.transforms.v2, applied per image in order."
-    )
-    manual_seed: Annotated[Whole, Field(ge=0, lt=2**64)] = Field(
-        0, description="Seeds everything random; same seed, same machine: the same bits."
-    )
-    net_arch: Annotated[list[Annotated[LayerSpec, _KEPT]], Field(min_length=1, max_length=10_000)] = Field(
-        description="The feature layers; Flatten and the classifying Linear(n_classes) are appended."
-    )
-    n_classes: Annotated[Whole, Field(ge=2, le=1_000_000)] = Field(
-        description="Number of classes; must agree with the data."
-    )
-    num_epochs: _Positive = Field(description="Epochs to train.")
-    eval_freq: _Positive = Field(1, description="Evaluate after every eval_freq epochs, and after the last.")
-    save_freq: _Positive = Field(5, description="Checkpoint after every save_freq epochs, and after the last.")
-    optim_class: OptimizerName = Field("torch.optim.AdamW", description="Optimiser, a class of torch.optim.")
-    optim_kwargs: Annotated[KeywordArguments, AfterValidator(rules.optimiser_kwargs)] = Field(
-        default_factory=dict, description="The optimiser's keyword arguments, without the learning rate."
-    )
-    learning_rate: Annotated[Real, Field(gt=0)] = Field(1e-3, description="Initial learning rate.")
-    learning_rate_schedule: Annotated[
-        list[Annotated[ScheduleSpec, _KEPT]], BeforeValidator(rules.none_as_empty), AfterValidator(rules.unique_names)
-    ] = Field(
-        default_factory=list,
-        description="Schedules, which multiply the rate together, each stepped once an epoch in order, or with "
-        "interval: batch after every optimiser step; ReduceLROnPlateau with the evaluated loss (mode min) or accuracy "
-        "(mode max).",
-    )
-    device: Annotated[Text, AfterValidator(rules.following(DEVICE_RULE))] = Field(
-        "auto", description='"cpu", "cuda", "cuda:N" or "auto": a GPU if there is one.'
-    )
-    mode: Literal["notebook", "script"] = Field(
-        "script", description="Which progress bar; without a terminal, script prints one line an epoch."
-    )
-    eval_metric_compute_freq: Literal["epoch", "batch"] = Field(
-        "epoch", description="Log metrics once over the whole split, or also batch by batch."
-    )
-    eval_batch_size: _Positive = Field(
-        512, description="Images in one evaluated batch of the logs; never changes a metric."
-    )
-
-    # Ours.
-    stored_height: _Side | None = Field(
+    stored_height: Side | None = Field(
         None,
         description="Height that data prep resizes images to where it is more than image_height. Training then crops "
         "at random: by additional_transforms that end at the model's size, else anywhere in the image. Evaluation and "
         "prediction take the middle. null: image_height.",
     )
-    stored_width: _Side | None = Field(
+    stored_width: Side | None = Field(
         None, description="Width that data prep resizes images to, given with stored_height; null: image_width."
     )
     test_fraction: Annotated[Real, Field(gt=0, lt=1)] = Field(
@@ -195,10 +82,10 @@ class Params(WrittenParams):
     max_grad_norm: Annotated[Real, Field(gt=0)] | None = Field(
         None, description="Longer gradients are scaled to this norm, over all parameters; null: they are not."
     )
-    gradient_accumulation_steps: _Positive = Field(
+    gradient_accumulation_steps: Positive = Field(
         1, description="Batches whose gradients make one optimiser step, as if they were one batch."
     )
-    early_stopping_patience: _Positive | None = Field(
+    early_stopping_patience: Positive | None = Field(
         None, description="Stop after so many evaluations in a row without a better one; null: train all epochs."
     )
     warmup_epochs: Annotated[Real, Field(ge=0)] = Field(
@@ -206,7 +93,7 @@ class Params(WrittenParams):
         description="Epochs, also in part, over which the learning rate rises from a hundredth to its own, step by "
         "step.",
     )
-    milestones: Annotated[list[_Positive], BeforeValidator(rules.none_as_empty), AfterValidator(rules.rising)] = Field(
+    milestones: Annotated[list[Positive], BeforeValidator(rules.none_as_empty), AfterValidator(rules.rising)] = Field(
         default_factory=list,
         description="Let the schedules act one after the other: after so many epochs the next takes over and begins "
         "with learning_rate. [5]: the first has 5 epochs, the second the rest. Empty: all act together.",
@@ -265,14 +152,30 @@ class Params(WrittenParams):
     checkpoint_minutes: Annotated[Real, Field(gt=0)] | None = Field(
         10.0, description="Checkpoint also when the last is so many minutes old; null: after epochs only."
     )
-    keep_checkpoints: _Positive = Field(3, description="How many of the newest checkpoints are kept.")
-    max_unreadable: _Share = Field(
+    keep_checkpoints: Positive = Field(3, description="How many of the newest checkpoints are kept.")
+    max_unreadable: Share = Field(
         0.01, description="Share of image files that may be unreadable; they are set aside and listed."
     )
     alpha_background: ColorOfBackground = Field(
         "white",
         description="What transparent parts of images are composited on: white, black, or 1 (grey) or 3 (RGB) whole "
-        "numbers of 0 to 255; a grayscale run takes a color's luma.",
+        "numbers of 0 to 255; a grayscale run takes a color's luma. With image_fit: pad, also what surrounds images.",
+    )
+    image_fit: Literal["stretch", "crop", "pad"] = Field(
+        "stretch",
+        description="How an image of other proportions becomes image_height × image_width, or the stored size: stretch "
+        "both sides; crop: scale it to cover, and take its middle; pad: scale it to lie within, and surround it with "
+        "alpha_background. Prediction does the same.",
+    )
+    image_interpolation: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = Field(
+        "bilinear", description="How images are resized, area-aware but for nearest. Prediction does the same."
+    )
+    data_layout: Literal["auto", "folders", "info-csv", "idx", "webdataset", "parquet", "manifest"] = Field(
+        "auto", description="How the data are laid out: auto recognises it, and data that fit two are refused."
+    )
+    on_leakage: Literal["warn", "fail"] = Field(
+        "warn",
+        description="When an image of one split is in another, too: warn, or fail data prep.",
     )
     gate: Gate | None = Field(
         None,
@@ -293,15 +196,6 @@ class Params(WrittenParams):
         description="When a broker does not answer as a step starts: warn and keep status in the spool, or fail the "
         "step. A broker that refuses always fails it.",
     )
-
-    @field_validator("*", mode="wrap")
-    @classmethod
-    def _keep(cls, value: object, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        """Keep each value that is sound, for checks that go on where others are not."""
-        checked = check(value)
-        if isinstance(info.context, Parsed):
-            info.context.values[str(info.field_name)] = checked
-        return checked
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], source: str | None = None) -> Params:

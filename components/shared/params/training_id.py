@@ -8,7 +8,10 @@ from components.shared.params.params import Params
 from components.shared.params.schedules import schedules_of_run_length
 
 # Data prep's options show in the dataset.
-OF_THE_DATASET = frozenset("test_fraction validation_fraction max_unreadable alpha_background".split())
+OF_THE_DATASET = frozenset(
+    "test_fraction validation_fraction max_unreadable alpha_background image_fit image_interpolation data_layout "
+    "on_leakage".split()
+)
 # What may change between two attempts besides: status, how often is saved, where it is computed, and what becomes of
 # the model; a recipe's values count, not its name. None of it changes what is computed, but for
 # rounding, and for the numbers that compiled dropout draws.

@@ -138,7 +138,10 @@ SizeOrAuto = Annotated[
     Annotated[int, Field(ge=1, le=_MOST)] | Literal["auto"],
     BeforeValidator(_size_or_auto),
 ]
+Positive = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
 Real = Annotated[float, BeforeValidator(real)]
+Share = Annotated[Real, Field(ge=0, le=1)]
+Side = Annotated[Whole, Field(ge=1, le=2**16 - 1)]
 Truth = Annotated[bool, BeforeValidator(_truth)]
 Text = Annotated[str, BeforeValidator(_text)]
 _COLOR = '"white", "black" or a list of whole numbers from 0 to 255'
