@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import get_args
 
 from components.shared.command import CommandParser, add_path_option, step_command
 from components.shared.events.data import Emit
@@ -36,6 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_path_option(parser, "--data", help="folder with images and labels")
     add_path_option(parser, "--dataset", help="dataset directory to write; an earlier one goes")
     parser.add_argument(
+        "--layout",
+        choices=get_args(Params.model_fields["data_layout"].annotation),
+        help="the layout that DATA has, whatever else it looks like; has precedence over data_layout",
+    )
+    parser.add_argument(
         "--follow-links",
         action="store_true",
         help="read what links lead to outside of DATA, too; in a container it must be mounted at its own path",
@@ -53,7 +59,12 @@ def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
     from components.data_prep.step import prepare_staged
 
     return prepare_staged(
-        data=options.data, dataset=options.dataset, params=params, emit=emit, follow_links=options.follow_links
+        data=options.data,
+        dataset=options.dataset,
+        params=params,
+        emit=emit,
+        layout=options.layout,
+        follow_links=options.follow_links,
     )
 
 

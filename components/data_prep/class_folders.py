@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import filecmp
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from components.data_prep.file_tree import FileTree
 from components.data_prep.folder_tree import Folder, count_left_out, images_below, joined, paths_below, pictures_below
@@ -43,19 +40,19 @@ class ClassFolders:
         return len(self.splits) + len(self.unlabelled) + len(self.unread) == 1
 
 
-def find_class_folders(data: Path, root: Folder) -> ClassFolders | None:
+def find_class_folders(tree: FileTree) -> ClassFolders | None:
     """The class folders of a data folder, if at least one holds an image, or something that cannot be read."""
-    named = {name: split for name in root.folders if (split := split_of(name))}
+    named = {name: split for name in tree.root.folders if (split := split_of(name))}
     for name in named:
-        root.folders[name].raise_problem(data / name)
-    holding = root.with_images()
+        tree.root.folders[name].raise_problem(tree.at, name)
+    holding = tree.root.with_images()
     splits = _splits_in(holding)
     if not splits:
         # Images of splits in no class folder are none; what cannot be read may be a class.
-        is_unreadable = any(below.problems for inner in root.folders.values() for _, below in paths_below(inner))
+        is_unreadable = any(below.problems for inner in tree.root.folders.values() for _, below in paths_below(inner))
         if all(name in named for name in holding) and (holding or not is_unreadable):
             return None
-        _check_are_classes(data, holding)
+        _check_are_classes(tree, holding)
         return ClassFolders({"train": ""})
     chosen: dict[SplitName, str] = {}
     for split in SPLITS:
@@ -63,24 +60,24 @@ def find_class_folders(data: Path, root: Folder) -> ClassFolders | None:
         filled = [name for name in of_split if name in holding]
         if len(filled) > 1:
             raise DataError(
-                f"{shown(data)}: {' and '.join(map(shown, filled))} both name the {split} split; rename or remove all "
+                f"{tree.at()}: {' and '.join(map(shown, filled))} both name the {split} split; rename or remove all "
                 "but one, so that it is clear which counts"
             )
         for name in filled or of_split[:1]:  # one without an image may be a split that is still to be filled
             if name in splits or name not in holding:
                 chosen[split] = name
     if "train" not in splits.values():
-        raise _no_train(data, holding, splits)
+        raise _no_train(tree, holding, splits)
     unread = [name for name in holding if name not in named]
     if unread and len(splits) == 1:
         raise DataError(
-            f"{shown(data)}: {shown(next(iter(splits)))} holds class folders, as a split does, and beside it "
+            f"{tree.at()}: {shown(next(iter(splits)))} holds class folders, as a split does, and beside it "
             f"{listed(unread)} hold(s) images: it is not clear whether these are splits or classes; "
             f"{_renaming(unread, splits.values())}where all are classes, put them below a folder "
-            f"{shown(data / 'train')}; else move what is no split out of the data folder"
+            f"{tree.at('train')}; else move what is no split out of the data folder"
         )
     layout = ClassFolders(chosen, [name for name in holding if name in named and name not in splits], unread)
-    _check_splits_hold_classes(data, root, layout)
+    _check_splits_hold_classes(tree, layout)
     return layout
 
 
@@ -89,7 +86,7 @@ def _splits_in(holding: dict[str, Folder]) -> dict[str, SplitName]:
     return {name: split for name, folder in holding.items() if (split := split_of(name)) and folder.with_images()}
 
 
-def _no_train(data: Path, holding: dict[str, Folder], splits: dict[str, SplitName]) -> DataError:
+def _no_train(tree: FileTree, holding: dict[str, Folder], splits: dict[str, SplitName]) -> DataError:
     given = " and ".join(f"{shown(name)} ({split})" for name, split in splits.items())
     others = [name for name in holding if name not in splits]
     if unlabelled := [name for name in holding if split_of(name) == "train"]:
@@ -100,9 +97,9 @@ def _no_train(data: Path, holding: dict[str, Folder], splits: dict[str, SplitNam
     else:
         advice = "add the training images as train/, or rename the folder that holds them to train"
         if len(splits) == 1:
-            only = shown(data / next(iter(splits)))
+            only = tree.at(next(iter(splits)))
             advice += f"; or, if its images are to be trained on, give --data {only}"
-    return DataError(f"{shown(data)}: holds the split(s) {given}, and none for training; {advice}")
+    return DataError(f"{tree.at()}: holds the split(s) {given}, and none for training; {advice}")
 
 
 def _renaming(folders: Collection[str], taken: Collection[SplitName] = ()) -> str:
@@ -111,36 +108,36 @@ def _renaming(folders: Collection[str], taken: Collection[SplitName] = ()) -> st
     return f"rename {listed(renamed)}; " if renamed else ""
 
 
-def _check_are_classes(data: Path, holding: dict[str, Folder]) -> None:
+def _check_are_classes(tree: FileTree, holding: dict[str, Folder]) -> None:
     deeper = [name for name, folder in holding.items() if folder.with_images()]
     meant = {name: split for name in deeper if (split := split_in(name))}
     if len(set(meant.values())) > 1:
         raise DataError(
-            f"{shown(data)}: {listed(meant)} hold folders with images, and their names sound like splits; "
+            f"{tree.at()}: {listed(meant)} hold folders with images, and their names sound like splits; "
             f"{_renaming(meant)}where they are classes, put all class folders below a folder train"
         )
     inner = [{split: name for name in folder.with_images() if (split := split_of(name))} for folder in holding.values()]
     if len(inner) > 1 and all(inner) and len(set().union(*inner)) > 1:
         first, below = next(iter(holding)), next(iter(inner[0].values()))
         raise DataError(
-            f"{shown(data)}: every class folder holds folders named after splits, such as {shown(f'{first}/{below}')}; "
+            f"{tree.at()}: every class folder holds folders named after splits, such as {shown(f'{first}/{below}')}; "
             f"put the splits above the classes, as {shown(f'{below}/{first}')}; where they are none, rename them"
         )
-    path = data
+    path = ""
     while len(holding) == 1 and not _splits_in(holding):
         ((name, only),) = holding.items()
         holding = only.with_images()
         if only.images or not holding:
             break
-        path /= name
-    if path != data:
-        raise DataError(f"{shown(data)}: the data are deeper; give --data {shown(path)}")
+        path = joined(path, name)
+    if path:
+        raise DataError(f"{tree.at()}: the data are deeper; give --data {tree.at(path)}")
 
 
-def _check_splits_hold_classes(data: Path, root: Folder, layout: ClassFolders) -> None:
-    known = {composed(name) for name in root.folders[layout.splits["train"]].folders}
+def _check_splits_hold_classes(tree: FileTree, layout: ClassFolders) -> None:
+    known = {composed(name) for name in tree.root.folders[layout.splits["train"]].folders}
     for split, name in layout.splits.items():
-        holding, where = root.folders[name].with_images(), shown(data / name)
+        holding, where = tree.root.folders[name].with_images(), tree.at(name)
         again = _splits_in(holding)
         if again and len(again) == len(holding) and set(again.values()) != {split}:
             advice = "keep one folder of each split, right below the data folder, and rename or move the others"
@@ -149,34 +146,34 @@ def _check_splits_hold_classes(data: Path, root: Folder, layout: ClassFolders) -
             raise DataError(f"{where}: holds {listed(again)} with class folders, which are splits in a split; {advice}")
         only = next(iter(holding)) if len(holding) == 1 else ""
         if only and holding[only].with_images() and (split == "train" or composed(only) not in known):
-            instead = f", or give --data {shown(data / name / only)}" if layout.is_alone else ""
+            instead = f", or give --data {tree.at(f'{name}/{only}')}" if layout.is_alone else ""
             raise DataError(f"{where}: the classes are one folder deeper, in {name}/{only}; move them up{instead}")
 
 
-def open_class_folders(tree: FileTree, data: Path, layout: ClassFolders, n_classes: int | None) -> Source:
+def open_class_folders(tree: FileTree, layout: ClassFolders, n_classes: int | None) -> Source:
     """The source made of class folders; no file is opened but those whose ending does not say what they are."""
-    reader, root = _Reader(data), tree.root
+    reader, root = _Reader(tree), tree.root
     folders = {**root.folders, "": root}
     by_split = {split: reader.files_by_class(split, name, folders[name]) for split, name in layout.splits.items()}
-    train_folder = data / layout.splits["train"]
+    train_folder = tree.at(layout.splits["train"])
     if empty := [name for name, files in by_split["train"].items() if not files]:
         raise DataError(
-            f"{shown(train_folder)}: class folder(s) without an image: {listed(empty)}; an image is a file with an "
+            f"{train_folder}: class folder(s) without an image: {listed(empty)}; an image is a file with an "
             "image's ending, such as .png; add images or remove the folder"
         )
     classes = training_classes(train_folder, by_split["train"], n_classes)
     splits: dict[SplitName, SourceSplit] = {}
     for split, by_class in by_split.items():
-        folder = data / layout.splits[split]
+        folder = tree.at(layout.splits[split])
         check_known_classes(folder, by_class, classes)
         if not any(by_class.values()):
-            raise DataError(f"{shown(folder)}: holds no image; remove the folder to have {split} images held out")
+            raise DataError(f"{folder}: holds no image; remove the folder to have {split} images held out")
         # Class by class, and by path within a class.
         rows = [(file, label) for label, name in enumerate(classes) for file in by_class.get(name, [])]
         splits[split] = image_split(tree, layout.splits[split], rows, reader.pictures)
     if again := reader.check_links():
         _log.warning("%d image(s) are links to others that are read, too, and so are read twice", again)
-    _log_copies(data, layout, by_split)
+    _log_copies(tree, layout, by_split)
     unused: dict[str, list[str]] = {}
     for path, _, inner in images_below(root):
         if inner.real not in reader.folders:
@@ -184,30 +181,27 @@ def open_class_folders(tree: FileTree, data: Path, layout: ClassFolders, n_class
             unused.setdefault("in no class folder" if is_in_split else "in no split's folder", []).append(path)
     left_out = count_left_out(root, unused, reader.real_pictures)
     if layout.unread:
-        _log.warning("not read, being no split: folder(s) %s of %s", listed(layout.unread), shown(data))
+        _log.warning("not read, being no split: folder(s) %s of %s", listed(layout.unread), tree.at())
     for name in layout.unlabelled:
         without = "%s: holds images in no class folder, which have no label and cannot be a %s split"
-        _log.warning(without, shown(data / name), split_of(name))
-    return Source(data, "a folder per class", classes, splits, left_out)
+        _log.warning(without, tree.at(name), split_of(name))
+    images = sum(len(split.labels) for split in splits.values())
+    folder_count = sum(map(len, by_split.values()))
+    why = f"{folder_count} folders with {images} images"
+    return Source(tree, "a folder per class", classes, splits, left_out, why)
 
 
-def _log_copies(data: Path, layout: ClassFolders, by_split: dict[SplitName, dict[str, list[str]]]) -> None:
+def _log_copies(tree: FileTree, layout: ClassFolders, by_split: dict[SplitName, dict[str, list[str]]]) -> None:
     train_name = layout.splits["train"]
     train = {file.removeprefix(train_name) for files in by_split["train"].values() for file in files}
     for split, name in list(layout.splits.items())[1:]:
         files = [file for inner in by_split[split].values() for file in inner]
         both = [file for file in files if file.removeprefix(name) in train]
-        if copies := [file for file in both if _is_same(data / file, data / f"{train_name}{file.removeprefix(name)}")]:
+        if copies := [file for file in both if tree.is_same(file, f"{train_name}{file.removeprefix(name)}")]:
             _log.warning(
                 "%d of %d %s images are the same files as training images (such as %s); %s accuracy will be too high",
                 *(len(copies), len(files), split, shown(copies[0]), split),
             )
-
-
-def _is_same(file: Path, other: Path) -> bool:
-    with suppress(OSError):  # reported when it is decoded
-        return file.stat().st_size > 0 and filecmp.cmp(file, other, shallow=False)
-    return False
 
 
 _Use = tuple[SplitName, str]  # for which split and class
@@ -216,25 +210,25 @@ _Use = tuple[SplitName, str]  # for which split and class
 class _Reader:
     """Lists the images of each split by class, and refuses to read an image for two splits or classes."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, tree: FileTree) -> None:
         self.folders: dict[str, tuple[Folder, str, _Use]] = {}  # that are read, by their real paths
         self.pictures: dict[str, str] = {}  # by path, why they cannot be read
         self.real_pictures: set[str] = set()
-        self._data = data
+        self._tree = tree
 
     def files_by_class(self, split: SplitName, path: str, folder: Folder) -> dict[str, list[str]]:
         """Sorted paths of images and pictures, relative to the data folder, by the name of their class in NFC."""
-        where = self._data / path
-        folder.raise_problem(where)
+        where = self._tree.at(path)
+        folder.raise_problem(self._tree.at, path)
         by_class: dict[str, list[str]] = {}
         names: dict[str, str] = {}
         for name, inner in folder.folders.items():
             if problem := class_name_problem(name):
-                raise DataError(f"{shown(where)}: the folder name {shown(name)} {problem}; rename it")
+                raise DataError(f"{where}: the folder name {shown(name)} {problem}; rename it")
             of_class = composed(name)
             if of_class in by_class:
                 raise DataError(
-                    f"{shown(where)}: the folders {names[of_class]!a} and {name!a} differ in Unicode "
+                    f"{where}: the folders {names[of_class]!a} and {name!a} differ in Unicode "
                     "composition alone, and so name one class; put their images into one of them"
                 )
             by_class[of_class] = self._files_below(inner, joined(path, name), (split, of_class))
@@ -242,17 +236,17 @@ class _Reader:
         return by_class
 
     def _files_below(self, folder: Folder, path: str, use: _Use) -> list[str]:
-        pictures = pictures_below(folder, path)
+        pictures = pictures_below(folder, path, self._tree.is_picture)
         self.pictures |= {file: reason for file, (_, reason) in pictures.items()}
         self.real_pictures |= {real for real, _ in pictures.values()}
         files = list(pictures)
         waiting = [(folder, path)]
         while waiting:
             here, start = waiting.pop()
-            here.raise_problem(self._data / start)
+            here.raise_problem(self._tree.at, start)
             if here.real in self.folders:
                 raise DataError(
-                    f"{shown(self._data / start)}: is by a link the same folder as "
+                    f"{self._tree.at(start)}: is by a link the same folder as "
                     f"{shown(self.folders[here.real][1])}, which is read already, and an image has one class and "
                     "one split; remove one of them"
                 )
@@ -274,7 +268,7 @@ class _Reader:
                 earlier, earlier_use = seen.setdefault(identity, (here, use))
                 if earlier_use != use:
                     raise DataError(
-                        f"{shown(self._data / here)}: is by a link the same image as {shown(earlier)}, and an image "
+                        f"{self._tree.at(here)}: is by a link the same image as {shown(earlier)}, and an image "
                         "has one class and one split; remove one of them"
                     )
                 again += earlier != here

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import filecmp
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from components.data_prep.contents import Block, Encoded, FilePart, Read
-from components.data_prep.folder_tree import Folder, read_tree
+from components.data_prep.folder_tree import Folder, identity, read_tree, shows_picture
+from components.shared.decoding.file_names import leads_out_of
+from components.shared.errors import DataError
 from components.shared.text import shown
 
 
@@ -19,26 +24,43 @@ class FileTree(ABC):
 
     Attributes:
         name: The data as the user names it: a path or a URI.
+        kind: What it is, such as ``a zip archive``.
         root: All names below it.
     """
 
     name: str
+    kind: str
     root: Folder
 
     def at(self, file: str = "") -> str:
         """Where a file or folder is, for messages, as one printable line; the data itself is empty."""
-        return shown(f"{self.name}/{file}" if file else self.name)
+        return shown(f"{self.name.rstrip('/')}/{file}" if file else self.name)
 
     @abstractmethod
     def local(self, file: str) -> Path:
         """A local file with the content of one that is no image, such as a table; it stays while the tree is open.
 
-        DataError: it cannot be read, or is too large to be unpacked.
+        DataError: it is no file, leads out of the data, cannot be read, or is too large to be unpacked.
         """
 
     @abstractmethod
     def read(self, files: Sequence[str]) -> Read:
         """What hands out images by their positions in `files`."""
+
+    @abstractmethod
+    def is_picture(self, real: str) -> bool:
+        """Whether a file is a picture by its content, whatever its name; `real` is its path in the tree's folders."""
+
+    def identity(self, folder: Folder, name: str) -> str:
+        """What a file, with an image's ending or not, shares with every link to it.
+
+        DataError: why it may not be read, without where it is.
+        """
+        return folder.identity(name) if name in folder.images else f"{folder.real}/{name}"
+
+    def is_same(self, file: str, other: str) -> bool:
+        """Whether two files are the same, where it costs little to find out."""
+        return False
 
     def __enter__(self) -> Self:
         return self
@@ -53,19 +75,56 @@ class FileTree(ABC):
 
 
 class LocalTree(FileTree):
-    """A folder of this machine."""
+    """A folder of this machine; or of one file the tree that holds it alone, by its name."""
 
     def __init__(self, data: Path, *, follow_links: bool = False) -> None:
-        self.data, self.name, self.follow_links = data, str(data), follow_links
-        self.root = read_tree(data, follow_links=follow_links)
+        self.name, self.kind = str(data), "a folder"
+        self._is_file = data.is_file()
+        self.data = data.parent if self._is_file else data
+        self._real_root = "" if follow_links else os.path.realpath(self.data)
+        self.follow_links = follow_links
+        if self._is_file:
+            self.kind = "a file"
+            self.root = Folder(os.path.realpath(self.data), others=[data.name])
+        else:
+            self.root = read_tree(data, follow_links=follow_links)
+
+    def at(self, file: str = "") -> str:
+        """Where a file or folder is; of one file the tree is at the file."""
+        return shown(self.data / file) if self._is_file and file else super().at(file)
 
     def local(self, file: str) -> Path:
         """The file itself."""
-        return self.data / file
+        path = self.data / file
+        if self._real_root and not self._is_file and not Path(os.path.realpath(path)).is_relative_to(self._real_root):
+            raise DataError(f"{self.at(file)}: {leads_out_of(self.data, 'the file')}")
+        if not path.is_file():  # opening a pipe would wait for its other end
+            raise DataError(f"{self.at(file)}: is not a file")
+        return path
 
     def read(self, files: Sequence[str]) -> Read:
         """What hands out paths, in ascending order."""
         return partial(_paths, f"{self.data}/", files)
+
+    def is_picture(self, real: str) -> bool:
+        """Whether a file is a picture by its content."""
+        return shows_picture(Path(real))
+
+    def identity(self, folder: Folder, name: str) -> str:
+        """What a file shares with every link to it, symbolic or hard."""
+        if name in folder.images:
+            return folder.identity(name)
+        real = Path(os.path.realpath(f"{folder.real}/{name}"))  # links of an image's ending alone are known to the tree
+        if self._real_root and not real.is_relative_to(self._real_root):
+            raise DataError(leads_out_of(self._real_root, "the file"))
+        return identity(str(real), real.stat())
+
+    def is_same(self, file: str, other: str) -> bool:
+        """Whether two files are the same, and not empty."""
+        first, second = self.data / file, self.data / other
+        with suppress(OSError):  # reported when it is decoded
+            return first.stat().st_size > 0 and filecmp.cmp(first, second, shallow=False)
+        return False
 
 
 def _paths(start: str, files: Sequence[str], wanted: Collection[int]) -> Iterator[Encoded | Block]:

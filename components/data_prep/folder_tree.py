@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from PIL import Image
 
@@ -58,10 +59,15 @@ class Folder:
         held = ((name, folder, paths_below(folder)) for name, folder in self.folders.items())
         return {name: folder for name, folder, below in held if any(inner.images for _, inner in below)}
 
-    def raise_problem(self, path: Path) -> None:
-        """Raise the first problem of what is in this folder, not of what is below its folders."""
+    def raise_problem(self, at: Callable[[str], str], path: str) -> None:
+        """Raise the first problem of what is in this folder, not of what is below its folders.
+
+        Args:
+            at: Where a path is, for messages, such as a tree's.
+            path: The folder's below the data.
+        """
         for name, problem in sorted(self.problems.items()):
-            raise DataError(f"{shown(path / name if name else path)}: {problem}")
+            raise DataError(f"{at(joined(path, name) if name else path)}: {problem}")
 
 
 def identity(real: str, status: os.stat_result) -> str:
@@ -167,10 +173,15 @@ def joined(path: str, name: str) -> str:
     return f"{path}/{name}" if path else name
 
 
-def pictures_below(folder: Folder, path: str) -> dict[str, tuple[str, str]]:
+def pictures_below(folder: Folder, path: str, is_picture: Callable[[str], bool]) -> dict[str, tuple[str, str]]:
     """Pictures in a folder and below it that are no images here, since no decoder is there or the ending is unknown.
 
     A picture of the same name as an image is none of them: cameras write a raw file beside a JPEG.
+
+    Args:
+        folder: The folder.
+        path: Its own below the data.
+        is_picture: Whether a file is one by its content, from its real path, such as a tree's.
 
     Returns:
         By path below the data folder: the real path, and why it is not read.
@@ -189,12 +200,12 @@ def pictures_below(folder: Folder, path: str) -> dict[str, tuple[str, str]]:
                 unknown.setdefault(ending, []).append((file, real))
     for ending, files in unknown.items():
         # A folder may hold a million texts: all are opened only where the first of their ending show that one should.
-        if any(_is_picture(real) for _, real in files[:_TRIED_FIRST]):
+        if any(is_picture(real) for _, real in files[:_TRIED_FIRST]):
             reason = (
                 f"is an image by its content, and its name has {_shown_ending(ending)}; give it the ending of its "
                 "format, such as .jpg or .png"
             )
-            found |= {file: (real, reason) for file, real in files if _is_picture(real)}
+            found |= {file: (real, reason) for file, real in files if is_picture(real)}
     return found
 
 
@@ -249,11 +260,12 @@ def _stem(name: str) -> str:
     return name[: len(name) - len(ending_of(name))].casefold()
 
 
-def _is_picture(real: str) -> bool:
+def shows_picture(content: Path | IO[bytes]) -> bool:
+    """Whether a file is a picture by its content."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow warns of is for images that are read
         try:
-            with Image.open(Path(real), formats=_BY_CONTENT):
+            with Image.open(content, formats=_BY_CONTENT):
                 return True
         except Exception:  # damaged files make Pillow raise nearly anything
             return False

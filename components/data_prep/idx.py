@@ -13,7 +13,7 @@ import struct
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, overload
@@ -21,8 +21,9 @@ from typing import IO, overload
 import numpy as np
 
 from components.data_prep.contents import Block, Encoded
-from components.data_prep.folder_tree import Folder, count_left_out, images_below
-from components.data_prep.source import BLOCK_BYTES, Source, SourceSplit, listed, require_inside
+from components.data_prep.file_tree import FileTree
+from components.data_prep.folder_tree import count_left_out, images_below
+from components.data_prep.source import BLOCK_BYTES, Source, SourceSplit, listed
 from components.data_prep.splits import SPLIT_NAMES, SPLITS
 from components.shared.artifacts.dataset import Images, Labels, SplitName
 from components.shared.decoding.images import MAX_PIXELS
@@ -42,7 +43,8 @@ _OTHER_TYPES = {0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0
 _DEFLATE_RATIO = 1032
 _PIECE = 1024**2
 
-IdxFiles = dict[tuple[SplitName, str], Path]
+# By split and content (images, labels): the name of the file.
+IdxFiles = dict[tuple[SplitName, str], str]
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class _IdxFile:
     """An IDX file with the sizes of its dimensions, outermost first."""
 
     path: Path
+    where: str  # for messages
     dims: tuple[int, ...] = ()
 
     def __str__(self) -> str:
@@ -60,7 +63,7 @@ class _IdxFile:
         return 4 + 4 * len(self.dims)
 
     def error(self, problem: str) -> DataError:
-        return DataError(f"{shown(self.path)}: {problem}")
+        return DataError(f"{self.where}: {problem}")
 
     def require(self, is_right: bool, problem: str) -> None:
         if not is_right:
@@ -76,7 +79,7 @@ class _IdxFile:
     def blocks(self, rows: int) -> Iterator[Images]:
         """All values as uint8, so many of the outermost dimension at a time; an error if they end early or go on."""
         each = math.prod(self.dims[1:])
-        with _opened(self.path) as stream:
+        with _opened(self) as stream:
             _read(stream, self.bytes_before)
             for start in range(0, self.dims[0], rows):
                 wanted = min(rows, self.dims[0] - start) * each
@@ -89,47 +92,47 @@ class _IdxFile:
                 raise self.goes_on()
 
 
-def find_idx_files(folder: Path) -> IdxFiles:
-    """Files with MNIST's names directly in a folder, by split and content (images, labels)."""
+def find_idx_files(tree: FileTree) -> IdxFiles | None:
+    """Files with MNIST's names directly in the data folder, if there are any."""
     found: IdxFiles = {}
-    for path in sorted(folder.iterdir()):
-        if match := IDX_NAME.fullmatch(path.name):
-            earlier = found.setdefault((_SPLITS[match["split"].lower()], match["content"].lower()), path)
-            if earlier is not path:
+    root = tree.root
+    for name in sorted({*root.others, *root.specials, *root.folders, *root.problems}):
+        if match := IDX_NAME.fullmatch(name):
+            earlier = found.setdefault((_SPLITS[match["split"].lower()], match["content"].lower()), name)
+            if earlier != name:
                 raise DataError(
-                    f"{shown(folder)}: {earlier.name} and {path.name} are both there; remove all but one, so that it "
+                    f"{tree.at()}: {earlier} and {name} are both there; remove all but one, so that it "
                     "is clear which counts"
                 )
-    return found
+    return found or None
 
 
-def open_idx(folder: Path, root: Folder, files: IdxFiles, n_classes: int | None, *, follow_links: bool) -> Source:
+def open_idx(tree: FileTree, files: IdxFiles, n_classes: int | None) -> Source:
     """The source made of a folder's IDX files: labels read, headers of images checked."""
-    for path in files.values() if not follow_links else ():
-        require_inside(path, folder, "the file")
     needed = [split for split in SPLITS if split == "train" or any(split == given for given, _ in files)]
-    splits = {split: _open_pair(folder, split, files, n_classes) for split in needed}
+    splits = {split: _open_pair(tree, split, files, n_classes) for split in needed}
     labels = splits["train"].labels
     if n_classes is None:
         n_classes = int(labels.max()) + 1
     if missing := [str(label) for label, count in enumerate(np.bincount(labels, minlength=n_classes)) if not count]:
         raise DataError(
-            f"{shown(folder)}: {len(missing)} class(es) have no training image: {listed(missing)}; the labels are "
+            f"{tree.at()}: {len(missing)} class(es) have no training image: {listed(missing)}; the labels are "
             f"0 to {labels.max()}, and params say n_classes = {n_classes}; correct n_classes or the data"
         )
-    beside = {"beside IDX files": [path for path, _, _ in images_below(root)]}
-    left_out = count_left_out(root, beside, {f"{root.real}/{path.name}" for path in files.values()})
-    return Source(folder, "IDX files", tuple(map(str, range(n_classes))), splits, left_out)
+    beside = {"beside IDX files": [path for path, _, _ in images_below(tree.root)]}
+    left_out = count_left_out(tree.root, beside, {f"{tree.root.real}/{name}" for name in files.values()})
+    why = listed(sorted(files.values()))
+    return Source(tree, "IDX files", tuple(map(str, range(n_classes))), splits, left_out, why)
 
 
-def _open_pair(folder: Path, split: SplitName, files: IdxFiles, n_classes: int | None) -> SourceSplit:
+def _open_pair(tree: FileTree, split: SplitName, files: IdxFiles, n_classes: int | None) -> SourceSplit:
     for content, other, digit in (("images", "labels", 3), ("labels", "images", 1)):
         if (split, content) not in files:
-            reason = f"{files[split, other].name} is there without it" if (split, other) in files else "it is needed"
+            reason = f"{files[split, other]} is there without it" if (split, other) in files else "it is needed"
             raise DataError(
-                f"{shown(folder)}: there is no {_WRITTEN[split]}-{content}-idx{digit}-ubyte, plain or .gz, and {reason}"
+                f"{tree.at()}: there is no {_WRITTEN[split]}-{content}-idx{digit}-ubyte, plain or .gz, and {reason}"
             )
-    labels, images = (_read_header(files[split, content]) for content in ("labels", "images"))
+    labels, images = (_read_header(tree, files[split, content]) for content in ("labels", "images"))
     labels.require(len(labels.dims) == 1, f"has {len(labels.dims)} dimensions, and labels have 1")
     images.require(
         len(images.dims) in (3, 4),
@@ -140,17 +143,17 @@ def _open_pair(folder: Path, split: SplitName, files: IdxFiles, n_classes: int |
     images.require(height * width <= MAX_PIXELS, f"has images of {height}×{width}; {MAX_PIXELS} pixels is most")
     images.require(
         count == labels.dims[0],
-        f"holds {count} images, and {labels.path.name} {labels.dims[0]} labels; they must be as many",
+        f"holds {count} images, and {files[split, 'labels']} {labels.dims[0]} labels; they must be as many",
     )
     stored = (height, width, channels)
     values = _read_labels(labels, n_classes)
     return SourceSplit("", values, _Names(split, range(count)), partial(_read_blocks, images, stored))
 
 
-def _read_header(path: Path) -> _IdxFile:
-    file = _IdxFile(path)
-    file.require(path.is_file() or not path.exists(), "is not a file")  # opening a pipe would wait for its other end
-    with _opened(path) as stream:
+def _read_header(tree: FileTree, name: str) -> _IdxFile:
+    path = tree.local(name)
+    file = _IdxFile(path, tree.at(name))
+    with _opened(file) as stream:
         size = path.stat().st_size
         file.require(size > 0, "is empty; fetch it again")
         magic = _read(stream, 4)
@@ -167,7 +170,7 @@ def _read_header(path: Path) -> _IdxFile:
             file.require(count <= 4, f"has {count} dimensions, and images have 3 or 4 and labels 1")
         sizes = _read(stream, 4 * count)
         file.require(len(magic) == 4 and len(sizes) == 4 * count, "ends within its header; fetch it again")
-    file = _IdxFile(path, struct.unpack(f">{count}I", sizes))
+    file = replace(file, dims=struct.unpack(f">{count}I", sizes))
     file.require(math.prod(file.dims) > 0 and bool(file.dims), f"holds nothing ({file} by its header); fetch it again")
     announced = file.bytes_before + math.prod(file.dims)
     if _is_gzip(path):
@@ -219,11 +222,10 @@ def _is_gzip(path: Path) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
+def _opened(file: _IdxFile) -> Iterator[IO[bytes] | gzip.GzipFile]:
     """A plain or compressed file to read; what goes wrong with it becomes a :class:`DataError`."""
-    file = _IdxFile(path)
     try:
-        with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) if _is_gzip(path) else raw as stream:
+        with file.path.open("rb") as raw, gzip.GzipFile(fileobj=raw) if _is_gzip(file.path) else raw as stream:
             yield stream
     except gzip.BadGzipFile as error:
         what = "is not gzip-compressed, though its name says so" if "Not a gzipped" in str(error) else "is damaged"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from components.data_prep.file_tree import FileTree
-from components.data_prep.folder_tree import Folder, count_left_out, identity, images_below
+from components.data_prep.folder_tree import Folder, count_left_out, images_below
 from components.data_prep.image_files import image_split
 from components.data_prep.source import (
     Source,
@@ -19,13 +20,12 @@ from components.data_prep.source import (
     composed,
     listed,
     reading,
-    require_inside,
     training_classes,
 )
 from components.data_prep.splits import SPLITS, split_of
 from components.shared.artifacts.artifact import class_name_problem
 from components.shared.artifacts.dataset import SplitName
-from components.shared.decoding.file_names import leads_out_of
+from components.shared.decoding.file_names import is_no_data_folder, left_out_as
 from components.shared.errors import DataError
 from components.shared.logs import step_logger
 from components.shared.text import shown
@@ -44,59 +44,61 @@ def is_table(name: str) -> bool:
     return name.casefold() == FILE_NAME
 
 
-def find_tables(data: Path, root: Folder) -> Tables:
+def find_tables(tree: FileTree) -> Tables | None:
     """The tables in the folders of splits, if there are any; an error if a split has two, or training none."""
     found: dict[SplitName, list[tuple[str, str]]] = {}
     folders: dict[SplitName, list[str]] = {}
-    for name, folder in root.folders.items():
+    for name, folder in tree.root.folders.items():
         if split := split_of(name):
             folders.setdefault(split, []).append(name)
-            if folder.problems.get("") and os.path.lexists(data / name / FILE_NAME):
-                folder.raise_problem(data / name)
             for file in filter(is_table, sorted((*folder.others, *folder.specials, *folder.folders))):
                 found.setdefault(split, []).append((name, file))
+    if not found:
+        return None
+    for name in itertools.chain(*folders.values()):
+        if "" in tree.root.folders[name].problems:
+            tree.root.folders[name].raise_problem(tree.at, name)
     for split, tables in found.items():
         if len(tables) > 1:
             names = " and ".join(shown("/".join(table)) for table in tables)
-            raise DataError(f"{shown(data)}: {names} are both tables of the {split} split; remove all but one")
-    if found and "train" not in found:
+            raise DataError(f"{tree.at()}: {names} are both tables of the {split} split; remove all but one")
+    if "train" not in found:
         table = "/".join(next(iter(found.values()))[0])
-        raise DataError(f"{shown(data)}: {shown(table)} is there, and train/{FILE_NAME} is not; add it")
-    for split, given in folders.items() if found else ():
+        raise DataError(f"{tree.at()}: {shown(table)} is there, and train/{FILE_NAME} is not; add it")
+    for split, given in folders.items():
         if split not in found or len(given) > 1:
             without = next(name for name in given if split not in found or name != found[split][0][0])
             raise DataError(
-                f"{shown(data / without)}: has no {FILE_NAME}, and train has; add one, or remove the folder"
+                f"{tree.at(without)}: has no {FILE_NAME}, and train has; add one, or remove the folder"
                 + (f" to have {split} images held out" if split not in found else "")
             )
     return {split: found[split][0] for split in SPLITS if split in found}
 
 
-def open_info_csv(tree: FileTree, data: Path, tables: Tables, n_classes: int | None, *, follow_links: bool) -> Source:
+def open_info_csv(tree: FileTree, tables: Tables, n_classes: int | None) -> Source:
     """The source made of the tables of splits: read whole, every file that they name found."""
     root = tree.root
-    read = {
-        split: _Table(data / folder / file, root.folders[folder], data, follow_links=follow_links)
-        for split, (folder, file) in tables.items()
-    }
-    classes = training_classes(read["train"].path, {row.type for row in read["train"].rows.values()}, n_classes)
+    read = {split: _Table(tree, folder, file) for split, (folder, file) in tables.items()}
+    classes = training_classes(read["train"].where, {row.type for row in read["train"].rows.values()}, n_classes)
     label_of = {name: label for label, name in enumerate(classes)}
-    used: dict[str, Path] = {}
+    used: dict[str, str] = {}
     splits: dict[SplitName, SourceSplit] = {}
     for split, table in read.items():
-        check_known_classes(table.path, {row.type for row in table.rows.values()}, classes)
+        check_known_classes(table.where, {row.type for row in table.rows.values()}, classes)
         if again := next((key for key in table.rows if key in used), None):
             raise DataError(
-                f"{shown(table.path)}: names {shown(table.rows[again].file)}, and so does {shown(used[again])}; "
+                f"{table.where}: names {shown(table.rows[again].file)}, and so does {used[again]}; "
                 "an image has one split"
             )
-        used |= dict.fromkeys(table.rows, table.path)
+        used |= dict.fromkeys(table.rows, table.where)
         folder = tables[split][0]
         rows = [(f"{folder}/{row.file}", label_of[row.type]) for row in table.rows.values()]
         splits[split] = image_split(tree, folder, rows)
     real = {path for table in read.values() for path in table.real}
     unused = [path for path, name, at in images_below(root) if at.identity(name) not in used]
-    return Source(data, FILE_NAME, classes, splits, count_left_out(root, {"in no table": unused}, real))
+    left_out = count_left_out(root, {"in no table": unused}, real)
+    why = " and ".join(f"{shown('/'.join(tables[split]))} with {len(table.rows)} rows" for split, table in read.items())
+    return Source(tree, FILE_NAME, classes, splits, left_out, why)
 
 
 class _Row(NamedTuple):
@@ -109,34 +111,31 @@ class _Row(NamedTuple):
 class _Table:
     """One info.csv: its rows by the identity of their files, and the paths that the tree has of these and of itself."""
 
-    def __init__(self, path: Path, tree: Folder, data: Path, *, follow_links: bool) -> None:
-        if not follow_links:
-            require_inside(path, data, "what it leads to")
-        if not path.is_file():  # opening a pipe would wait for its other end
-            raise DataError(f"{shown(path)}: is not a file")
-        self.path, self.real = path, {f"{tree.real}/{path.name}"}
+    def __init__(self, tree: FileTree, folder: str, file: str) -> None:
+        self.where = where = tree.at(f"{folder}/{file}")
+        self._tree, self._folder, self._below = tree, tree.root.folders[folder], tree.at(folder)
+        self.real = {f"{self._folder.real}/{file}"}
         self.rows: dict[str, _Row] = {}
-        self._tree, self._root = tree, "" if follow_links else os.path.realpath(data)
         self._names: dict[str, dict[str, list[str]]] = {}
         repeated = 0
-        for line, written, name in _rows(path):
-            where = f"{shown(path)}, line {line}: {shown(written)}"
-            row = _Row(line, *self._find(written, where), name)
+        for line, written, name in _rows(tree.local(f"{folder}/{file}"), where):
+            at = f"{where}, line {line}: {shown(written)}"
+            row = _Row(line, *self._find(written, at), name)
             earlier = self.rows.setdefault(row.identity, row)
             if earlier.type != name:
                 raise DataError(
-                    f"{where} is of type {shown(name)}, and by line {earlier.line} of type {shown(earlier.type)}; an "
+                    f"{at} is of type {shown(name)}, and by line {earlier.line} of type {shown(earlier.type)}; an "
                     "image has one class"
                 )
             repeated += earlier is not row
         if repeated:
-            _log.warning("%s: %d row(s) say again what earlier rows say", shown(path), repeated)
+            _log.warning("%s: %d row(s) say again what earlier rows say", where, repeated)
         if not self.rows:
-            raise DataError(f"{shown(path)}: has no row below its header; name one image a row")
+            raise DataError(f"{where}: has no row below its header; name one image a row")
 
     def _find(self, written: str, where: str) -> tuple[str, str]:
         """The path below the table's folder of the file that a row names, and its identity."""
-        here, below = self._tree, shown(self.path.parent)
+        here, below = self._folder, self._below
         parts = os.path.normpath(written).split("/")
         if written.startswith("/"):
             raise DataError(f"{where} is an absolute path; write it relative to {below}")
@@ -156,18 +155,16 @@ class _Table:
                     advice = (
                         f"; it may be {' or '.join(map(ascii, alike))}, alike but for Unicode composition: rename one"
                     )
-                elif os.path.lexists(self.path.parent / "/".join(parts)):
+                elif left_out_as(parts[-1]) or any(map(is_no_data_folder, parts[:-1])):
                     advice = " that is read: it is hidden, or in a folder of a system"
                 raise DataError(f"{where}: there is no such file in {below}{advice}")
         if part in here.folders or part in here.specials:
             raise DataError(f"{where} is not a file")
-        self.real.add(found := f"{here.real}/{part}")
-        if part in here.images:
-            return "/".join(parts), here.identity(part)
-        real = Path(os.path.realpath(found))  # links of an image's ending alone are known to the tree
-        if self._root and not real.is_relative_to(self._root):
-            raise DataError(f"{where} {leads_out_of(self._root, 'the file')}")
-        return "/".join(parts), identity(str(real), real.stat())
+        self.real.add(f"{here.real}/{part}")
+        try:
+            return "/".join(parts), self._tree.identity(here, part)
+        except DataError as error:
+            raise DataError(f"{where} {error}") from error
 
     def _alike(self, folder: Folder, name: str) -> list[str]:
         """The names in a folder that look like a name: the same but for Unicode composition."""
@@ -178,41 +175,41 @@ class _Table:
         return self._names[folder.real].get(composed(name), [])
 
 
-def _rows(path: Path) -> Iterator[tuple[int, str, str]]:
-    with reading(path):
+def _rows(path: Path, where: str) -> Iterator[tuple[int, str, str]]:
+    with reading(where):
         data = path.read_bytes()
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{shown(path)}, line {line}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+        raise DataError(f"{where}, line {line}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise DataError(f"{shown(path)}, line {line}: holds a NUL byte; save it as text, in UTF-8")
+        raise DataError(f"{where}, line {line}: holds a NUL byte; save it as text, in UTF-8")
     # strict: an unclosed quotation mark would otherwise swallow the rows after it.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         if not any(header):
-            raise DataError(f"{shown(path)}: is empty; it needs a header with {_FILE_COLUMN} and {_CLASS_COLUMN}")
+            raise DataError(f"{where}: is empty; it needs a header with {_FILE_COLUMN} and {_CLASS_COLUMN}")
         for column in (_FILE_COLUMN, _CLASS_COLUMN):
             if (count := header.count(column)) != 1:
                 raise DataError(
-                    f"{shown(path)}: has {count or 'no'} column(s) named {column}; there are {listed(header, 10)}, and "
+                    f"{where}: has {count or 'no'} column(s) named {column}; there are {listed(header, 10)}, and "
                     f"{_FILE_COLUMN} and {_CLASS_COLUMN} are needed once each"
                 )
         for row in filter(None, reader):
-            where = f"{shown(path)}, line {reader.line_num}"
+            at = f"{where}, line {reader.line_num}"
             if len(row) != len(header):
                 raise DataError(
-                    f"{where}: has {len(row)} value(s), and the header has {len(header)}; "
+                    f"{at}: has {len(row)} value(s), and the header has {len(header)}; "
                     "put values that hold a comma in quotation marks"
                 )
             file, name = (row[header.index(column)].strip() for column in (_FILE_COLUMN, _CLASS_COLUMN))
             if not file:
-                raise DataError(f"{where}: the column {_FILE_COLUMN} is empty")
+                raise DataError(f"{at}: the column {_FILE_COLUMN} is empty")
             if problem := class_name_problem(name):
-                raise DataError(f"{where}: the column {_CLASS_COLUMN} {problem}")
+                raise DataError(f"{at}: the column {_CLASS_COLUMN} {problem}")
             yield reader.line_num, file, composed(name)
     except csv.Error as error:
-        raise DataError(f"{shown(path)}, line {reader.line_num}: is not CSV: {error}") from error
+        raise DataError(f"{where}, line {reader.line_num}: is not CSV: {error}") from error

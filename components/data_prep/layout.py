@@ -1,11 +1,12 @@
-"""Finds out which of the three layouts a data folder has."""
+"""Finds out which of the known layouts the data have."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from components.data_prep.class_folders import find_class_folders, open_class_folders
-from components.data_prep.file_tree import LocalTree
+from components.data_prep.file_tree import FileTree, LocalTree
 from components.data_prep.folder_tree import Folder, paths_below, pictures_below
 from components.data_prep.idx import IDX_NAME, find_idx_files, open_idx
 from components.data_prep.info_csv import FILE_NAME, find_tables, is_table, open_info_csv
@@ -14,21 +15,81 @@ from components.data_prep.splits import split_of
 from components.shared.artifacts.dataset import DATASET
 from components.shared.errors import DataError
 from components.shared.logs import step_logger
+from components.shared.storage.location import AnyPath, Location
 from components.shared.text import shown
 
-_LAYOUTS = (
-    "IDX files (train-images-idx3-ubyte and train-labels-idx1-ubyte, plain or .gz), "
-    "a folder per class (<class>/*.png or train/<class>/*.png), "
-    f"or a table (train/{FILE_NAME} with the columns files and type)"
+AUTO = "auto"
+
+_log = step_logger("data-prep")
+
+
+class Layout(NamedTuple):
+    """One way to keep labelled images."""
+
+    option: str  # of --layout and data_layout
+    name: str  # as messages have it
+    looks: str  # how it is known
+    find: Callable[[FileTree], Any]  # what makes it this layout, such as the names of its tables; None: it is not
+    open: Callable[[FileTree, Any, int | None], Source]  # from what was found; a number of classes, where it is known
+    names_images: bool = False  # so that folders which hold them may be no classes
+
+
+LAYOUTS = (
+    Layout(
+        "idx",
+        "IDX files",
+        "IDX files (train-images-idx3-ubyte and train-labels-idx1-ubyte, plain or .gz)",
+        find_idx_files,
+        open_idx,
+    ),
+    Layout(
+        "info-csv",
+        FILE_NAME,
+        f"a table (train/{FILE_NAME} with the columns files and type)",
+        find_tables,
+        open_info_csv,
+        names_images=True,
+    ),
+    Layout(
+        "folders",
+        "a folder per class",
+        "a folder per class (<class>/*.png or train/<class>/*.png)",
+        find_class_folders,
+        open_class_folders,
+    ),
 )
 
 
-def open_source(data: Path, n_classes: int | None = None, *, follow_links: bool = False) -> Source:
-    """Recognise a data folder and open it as a source; without `n_classes` it has as many classes as are found.
+def open_source(
+    data: AnyPath, n_classes: int | None = None, *, layout: str = AUTO, follow_links: bool = False
+) -> Source:
+    """Recognise the layout of the data and open them as a source, which is to be closed.
+
+    Args:
+        data: Folder, file or location of the images and their labels.
+        n_classes: How many classes they must have; None: as many as are found.
+        layout: ``auto``, or the layout that they have, whatever else they look like.
+        follow_links: Whether links may lead out of a data folder.
 
     Raises:
-        DataError: Not a folder, none of the layouts or several, or one whose content cannot be used.
+        DataError: Nothing is there, it has none of the layouts or several, or its content cannot be used.
     """
+    tree = _opened(data, follow_links=follow_links)
+    try:
+        if "" in tree.root.problems:
+            tree.root.raise_problem(tree.at, "")
+        chosen, found = _recognised(tree, layout)
+        source = chosen.open(tree, found, n_classes)
+    except BaseException:
+        tree.close()
+        raise
+    _log.info("%s: %s (%s), in %s", tree.at(), source.name, source.why, tree.kind)
+    return source
+
+
+def _opened(data: AnyPath, *, follow_links: bool) -> FileTree:
+    if isinstance(data, Location):
+        raise NotImplementedError
     where = shown(data)
     with reading(data):
         if not data.exists():
@@ -37,60 +98,76 @@ def open_source(data: Path, n_classes: int | None = None, *, follow_links: bool 
             raise DataError(f"{where}: is a file; name the folder that holds the data, and unpack archives first")
         if (data / DATASET.manifest_file).exists():
             raise DataError(f"{where}: is a dataset directory already; give it to train as it is")
-        idx = find_idx_files(data)
-    tree = LocalTree(data, follow_links=follow_links)
-    root = tree.root
-    if "" in root.problems:
-        root.raise_problem(data)
-    tables = find_tables(data, root)
-    folders = None if tables else find_class_folders(data, root)
-    # Folders of splits hold the images that the tables name; only others can be classes.
-    beside_table = tables and any(not split_of(name) for name in root.with_images())
-    found = ["IDX files"] if idx else []
-    found += [f"{shown(tables['train'][0])}/{FILE_NAME}"] if tables else []
-    found += ["a folder per class"] if folders or beside_table else []
-    if len(found) > 1:
+    return LocalTree(data, follow_links=follow_links)
+
+
+def _recognised(tree: FileTree, option: str) -> tuple[Layout, Any]:
+    """The layout of the data, and what makes it so."""
+    if option != AUTO:
+        forced = next(layout for layout in LAYOUTS if layout.option == option)
+        if (found := forced.find(tree)) is None:
+            raise DataError(
+                f"{tree.at()}: holds no {forced.name}, which --layout {option} (or data_layout) asks for: "
+                f"{forced.looks}; {_content(tree)}"
+            )
+        return forced, found
+    matches: list[tuple[Layout, Any]] = []
+    for layout in LAYOUTS:
+        naming = any(earlier.names_images for earlier, _ in matches)
+        if layout.find is find_class_folders and naming:
+            # Folders of splits hold the images that the tables name; only others can be classes.
+            found = [name for name in tree.root.with_images() if not split_of(name)] or None
+        else:
+            found = layout.find(tree)
+        if found is not None:
+            matches.append((layout, found))
+    if len(matches) > 1:
+        names = " and ".join(f"{layout.name} (--layout {layout.option})" for layout, _ in matches)
         raise DataError(
-            f"{where}: holds {' and '.join(found)}, and it must be clear which counts; it may be {_LAYOUTS}"
+            f"{tree.at()}: holds {names}, and it must be clear which counts: give that --layout, or set data_layout, "
+            "or move the other out of the data"
         )
-    if idx:
-        return open_idx(data, root, idx, n_classes, follow_links=follow_links)
-    if tables:
-        return open_info_csv(tree, data, tables, n_classes, follow_links=follow_links)
-    if folders is None:
-        raise _unknown(data, root)
-    if any(map(is_table, root.others)):
-        step_logger("data-prep").warning(
-            "%s: %s is not read, since it is in no folder of a split; the classes are the folders", where, FILE_NAME
+    if not matches:
+        raise _unknown(tree)
+    if matches[0][0].find is find_class_folders and any(map(is_table, tree.root.others)):
+        _log.warning(
+            "%s: %s is not read, since it is in no folder of a split; the classes are the folders", tree.at(), FILE_NAME
         )
-    return open_class_folders(tree, data, folders, n_classes)
+    return matches[0]
 
 
-def _unknown(data: Path, root: Folder) -> DataError:
-    """The error that a folder has none of the layouts, with what is likely to be done."""
+def _unknown(tree: FileTree) -> DataError:
+    """The error that the data have none of the layouts, with what is likely to be done."""
+    root = tree.root
     deeper = sorted(path for path, folder in paths_below(root) if path and _is_layout(folder))
     if len(deeper) == 1:
-        return DataError(f"{shown(data)}: the data are deeper; give --data {shown(data / deeper[0])}")
+        return DataError(f"{tree.at()}: the data are deeper; give --data {tree.at(deeper[0])}")
     if deeper:
         return DataError(
-            f"{shown(data)}: the data are deeper, in {listed(deeper)}; put the files that belong together into one "
+            f"{tree.at()}: the data are deeper, in {listed(deeper)}; put the files that belong together into one "
             "folder, or give --data the folder that holds all of them"
         )
-    with reading(data):
-        content = sorted(path.name + "/" * path.is_dir() for path in data.iterdir())
     advice = ""
     if unlabelled := list(filter(split_of, root.with_images())):
         advice = (
             f"; {listed(unlabelled)} hold(s) images in no class folder, which have no label: put each into a folder of "
             "its class"
         )
-    if lost := pictures_below(root, ""):
+    if lost := pictures_below(root, "", tree.is_picture):
         file, (_, reason) = min(lost.items())
         advice += f"; {shown(file)} {reason}"
+    layouts = [layout.looks for layout in LAYOUTS]
     return DataError(
-        f"{shown(data)}: holds no images in a layout that is known (it holds {listed(content) or 'nothing'}); "
-        f"it may be {_LAYOUTS}{advice}"
+        f"{tree.at()}: holds no images in a layout that is known ({_content(tree)}); "
+        f"it may be {', '.join(layouts[:-1])}, or {layouts[-1]}{advice}"
     )
+
+
+def _content(tree: FileTree) -> str:
+    root = tree.root
+    names = {*root.images, *root.others, *root.specials, *root.problems, *root.counted}
+    folders = {*root.folders, *(name for name, _ in root.left_out)}
+    return f"it holds {listed(sorted([*names, *(f'{name}/' for name in folders)])) or 'nothing'}"
 
 
 def _is_layout(folder: Folder) -> bool:

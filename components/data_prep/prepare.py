@@ -26,7 +26,7 @@ from components.shared.events.data import Emit, Progress, Succeeded, ignore_even
 from components.shared.logs import step_logger
 from components.shared.params.gate import check_gate
 from components.shared.params.params import Params
-from components.shared.storage.location import overlap_problem
+from components.shared.storage.location import AnyPath, overlap_problem
 from components.shared.text import shown
 
 _WARNINGS_SHOWN = 10
@@ -83,7 +83,13 @@ class PrepareResult:
 
 
 def prepare(
-    *, data: Path, dataset: Path, params: Params, emit: Emit = ignore_events, follow_links: bool = False
+    *,
+    data: AnyPath,
+    dataset: Path,
+    params: Params,
+    emit: Emit = ignore_events,
+    layout: str | None = None,
+    follow_links: bool = False,
 ) -> PrepareResult:
     """Read images and labels and write them as a dataset directory.
 
@@ -91,13 +97,14 @@ def prepare(
     and named in the manifest.
 
     Args:
-        data: Folder with IDX files, a folder per class, or ``train/info.csv``.
+        data: Images and labels in any layout that :mod:`~components.data_prep.layout` knows.
         dataset: Directory to write: new, empty, or an earlier dataset, which is replaced.
         params: ``image_height``, ``image_width``, ``is_image_color`` and ``n_classes``; ``stored_height`` and
             ``stored_width`` where images are stored larger than the model takes them; ``manual_seed``,
             ``test_fraction`` and ``validation_fraction`` where images are held out; ``max_unreadable``;
             ``alpha_background``; ``gate``, whose classes must be among the data's.
         emit: Gets the status of the step.
+        layout: The layout that the data have; None: as ``data_layout`` says.
         follow_links: Whether links may lead out of the data folder.
 
     Raises:
@@ -107,7 +114,11 @@ def prepare(
     """
     if problem := overlap_problem(data, dataset):
         raise ArtifactError(problem)
-    source = open_source(data, params.n_classes, follow_links=follow_links)
+    with open_source(data, params.n_classes, layout=layout or params.data_layout, follow_links=follow_links) as source:
+        return _prepared(source, dataset, params, emit)
+
+
+def _prepared(source: Source, dataset: Path, params: Params, emit: Emit) -> PrepareResult:
     _log_source(source, params)
     check_gate(params.gate, source.classes)  # now, and not once a model is trained
     preparation = _Preparation(source, dataset, params, emit)
@@ -243,7 +254,7 @@ class _Preparation:
         self._emit(progress())
 
     def _assigned(self) -> dict[SplitName, dict[SplitName, Mask]]:
-        where, n_classes = shown(self._source.path), len(self._source.classes)
+        where, n_classes = self._source.where, len(self._source.classes)
         readable = {name: np.ones(len(split.labels), dtype=np.bool_) for name, split in self._source.splits.items()}
         for name, found in self._unreadable.items():
             readable[name][list(found)] = False
@@ -284,7 +295,7 @@ class _Preparation:
             share = len(images) / totals[what]
             if share > allowed and (what == "images" or share > 0.5):
                 raise DataError(
-                    f"{shown(self._source.path)}: {len(images)} of {totals[what]} {what} cannot be read ({share:.2%}), "
+                    f"{self._source.where}: {len(images)} of {totals[what]} {what} cannot be read ({share:.2%}), "
                     f"and max_unreadable is {allowed:.2%}; the first is {images[0].file}: {images[0].reason}; mend or "
                     "remove them, or raise max_unreadable to leave them out"
                 )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from components.data_prep.contents import Read
+from components.data_prep.file_tree import FileTree
 from components.shared.artifacts.dataset import Labels, LeftOut, SplitName, UnreadableImage
-from components.shared.decoding.file_names import leads_out_of
 from components.shared.errors import DataError
 from components.shared.text import shortened, shown
 
@@ -34,13 +34,30 @@ class SourceSplit:
 
 @dataclass(frozen=True)
 class Source:
-    """A data folder's images and labels, found and checked as far as that goes without decoding."""
+    """The data's images and labels, found and checked as far as that goes without decoding.
 
-    path: Path
+    Use as a context manager, within which they are read.
+    """
+
+    tree: FileTree
     name: str  # such as "IDX files"
     classes: tuple[str, ...]  # in NFC; labels index them
     splits: dict[SplitName, SourceSplit]  # train always; in the order train, test, validation
     left_out: LeftOut
+    why: str = ""  # what it was recognised by, such as "3 folders with 120 images"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.tree.close()
+
+    @property
+    def where(self) -> str:
+        """Where the data are, as one printable line."""
+        return self.tree.at()
 
     @property
     def count(self) -> int:
@@ -55,18 +72,12 @@ def listed(names: Collection[str], limit: int = 5) -> str:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn an error of the operating system about `path` into a :class:`DataError`."""
+def reading(where: object) -> Iterator[None]:
+    """Turn an error of the operating system about what is at `where` into a :class:`DataError`."""
     try:
         yield
     except OSError as error:
-        raise DataError(f"{shown(path)}: cannot be read: {error.strerror or error}") from error
-
-
-def require_inside(path: Path, root: Path, what: str) -> None:
-    """Refuse a path that leads out of `root` by a link; `what` is to be copied."""
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        raise DataError(f"{shown(path)}: {leads_out_of(root, what)}")
+        raise DataError(f"{shown(where)}: cannot be read: {error.strerror or error}") from error
 
 
 def composed(name: str) -> str:
@@ -82,20 +93,20 @@ def in_class_order(names: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def training_classes(where: Path, names: Collection[str], n_classes: int | None) -> tuple[str, ...]:
+def training_classes(where: str, names: Collection[str], n_classes: int | None) -> tuple[str, ...]:
     """The classes of the training split in the order of their labels; an error if not `n_classes`, where given."""
     classes = in_class_order(names)
     if n_classes is not None and len(classes) != n_classes:
         # A single class can be no option of a run.
         advice = f"set n_classes to {len(classes)} or correct the data" if len(classes) > 1 else "add the other classes"
         raise DataError(
-            f"{shown(where)}: holds {len(classes)} class(es) ({listed(classes)}), and params say n_classes = "
+            f"{where}: holds {len(classes)} class(es) ({listed(classes)}), and params say n_classes = "
             f"{n_classes}; {advice}"
         )
     return classes
 
 
-def check_known_classes(where: Path, held_out: Collection[str], classes: Collection[str]) -> None:
+def check_known_classes(where: str, held_out: Collection[str], classes: Collection[str]) -> None:
     """Refuse classes of the test or validation split that the training split does not have."""
     if unknown := in_class_order(set(held_out) - set(classes)):
         by_form = {_loosely(name): name for name in classes}
@@ -105,7 +116,7 @@ def check_known_classes(where: Path, held_out: Collection[str], classes: Collect
             for name in [name for name in unknown if _loosely(name) in by_form][:3]
         )
         raise DataError(
-            f"{shown(where)}: holds {len(unknown)} class(es) that train does not have ({listed(unknown)}); "
+            f"{where}: holds {len(unknown)} class(es) that train does not have ({listed(unknown)}); "
             f"a model can be tested only on classes it was trained on, here {listed(classes)}{advice}"
         )
 

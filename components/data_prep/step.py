@@ -17,7 +17,13 @@ from components.shared.text import shortened
 
 
 def prepare_staged(
-    *, data: AnyPath, dataset: AnyPath, params: Params, emit: Emit = ignore_events, follow_links: bool = False
+    *,
+    data: AnyPath,
+    dataset: AnyPath,
+    params: Params,
+    emit: Emit = ignore_events,
+    layout: str | None = None,
+    follow_links: bool = False,
 ) -> Reported:
     """As :func:`~components.data_prep.prepare.prepare`, of images and for a dataset that may be in buckets.
 
@@ -32,5 +38,5 @@ def prepare_staged(
         folder, output = staging.tree(data), staging.output(dataset, DATASET)
         follow = follow_links or wanted == "1"
         return staging.publish(
-            prepare(data=folder, dataset=output, params=params, emit=staging.emit, follow_links=follow)
+            prepare(data=folder, dataset=output, params=params, emit=staging.emit, layout=layout, follow_links=follow)
         )

@@ -103,13 +103,16 @@ LAYOUT: BadData = [
     (_files("train/x.png"), "in a layout that is known (it holds train/)"),
     (
         _idx(_files("cat/×3.png", "dog/×3.png")),
-        "holds IDX files and a folder per class, and it must be clear which counts",
+        "holds IDX files (--layout idx) and a folder per class (--layout folders), and it must be clear",
     ),
     (
         _table(GOOD_ROWS, lambda train: tree(train.parent, "cat/×3.png", "dog/×3.png")),
-        "holds train/info.csv and a folder per class",
+        "holds info.csv (--layout info-csv) and a folder per class (--layout folders)",
     ),
-    (_table(GOOD_ROWS, lambda train: idx_folder(train.parent)), "holds IDX files and train/info.csv"),
+    (
+        _table(GOOD_ROWS, lambda train: idx_folder(train.parent)),
+        "holds IDX files (--layout idx) and info.csv (--layout info-csv)",
+    ),
 ]
 IDX: BadData = [
     (

@@ -23,6 +23,7 @@ from tests.data_prep.building import (
     info_csv,
     params,
     prepared,
+    refusal,
     report,
     stored,
     tree,
@@ -320,3 +321,13 @@ def test_a_gzip_bomb_is_not_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyP
         prepared(tmp_path / "data")
 
     assert inflated < 500
+
+
+def test_a_layout_that_is_named_counts_whatever_else_is_there(tmp_path: Path, log: Callable[[], str]) -> None:
+    data = idx_folder(tree(tmp_path / "data", "cat/×3.png", "dog/×3.png"))
+
+    by_option = prepare(data=data, dataset=tmp_path / "1", params=params(data_layout="idx"), layout="folders")
+    assert "a folder per class (2 folders with 6 images), in a folder" in log()
+    by_params = prepare(data=data, dataset=tmp_path / "2", params=params(data_layout="idx"))
+    assert (by_option.manifest.source, by_params.manifest.source) == ("a folder per class", "IDX files")
+    assert "holds no info.csv, which --layout info-csv" in refusal(data, "--layout", "info-csv")

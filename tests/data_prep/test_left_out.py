@@ -78,8 +78,7 @@ def test_without_the_extra_heic_counts_as_unreadable_and_the_reason_says_what_to
         (
             ("cat/×3.nef", "dog/×4.CR3"),
             {},
-            "or a table (train/info.csv with the columns files and type); cat/0.nef is a picture of a kind that is not "
-            "read, .nef; convert it to JPEG or PNG",
+            "cat/0.nef is a picture of a kind that is not read, .nef; convert it to JPEG or PNG",
         ),
         (("cat/×3.svg", "dog/×4.png"), {"max_unreadable": 1}, "too few readable training images: cat (0)"),
     ],
