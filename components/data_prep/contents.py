@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from components.shared.artifacts.dataset import Images
-
-
-class FilePart(NamedTuple):
-    """Bytes of a local file: all of it, or a part, as of an archive."""
-
-    path: str
-    offset: int = 0
-    length: int | None = None  # None: to the file's end
-    inflated: int | None = None  # the part is a raw deflate stream of so many bytes when inflated; more is an error
+from components.shared.decoding.content import FilePart as FilePart  # what it reads is decoded in prediction, too
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def decode(split: SourceSplit, rendering: Rendering, skip: Collection[int]) -> I
                 yield from ()
 
     start = 0
-    for batch in decode_batches(files(), rendering.shape, rendering.background, size=size):
+    for batch in decode_batches(files(), rendering, size=size):
         positions = np.array(wanted[start : start + len(batch.reasons)], dtype=np.int64)
         start += len(positions)
         unreadable = {
@@ -64,7 +64,7 @@ def decode(split: SourceSplit, rendering: Rendering, skip: Collection[int]) -> I
         _, height, width, channels = images.shape
         if images.shape[1:] != rendering.shape:
             pillow = (Image.fromarray(image[..., 0] if channels == 1 else image) for image in images)
-            images = np.stack([fitted(image, rendering.shape) for image in pillow])
+            images = np.stack([fitted(image, rendering) for image in pillow])
         positions = np.arange(block.start, block.start + len(images))
         yield Batch(
             positions, images, [ImageName(split.names[position], width, height) for position in positions.tolist()]

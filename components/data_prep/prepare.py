@@ -240,7 +240,7 @@ class _Preparation:
 
         for name, split in self._source.splits.items():
             known = frozenset(self._unreadable[name])
-            for batch in decode(split, Rendering(self._params.stored_shape, self._params.background), known):
+            for batch in decode(split, Rendering.of(self._params), known):
                 self._set_aside(name, batch.unreadable)
                 yield name, batch
                 done += len(batch.positions)

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from components.shared.artifacts.names import LONGEST_NAME
+from components.shared.decoding.content import UnreadableImageError
 from components.shared.decoding.file_names import (
     ending_of,
     is_no_data_folder,
@@ -20,7 +21,7 @@ from components.shared.decoding.file_names import (
     left_out_as,
     why_not_read,
 )
-from components.shared.decoding.images import UnreadableImageError, image_extensions
+from components.shared.decoding.images import image_extensions
 from components.shared.errors import DataError, InputError, StorageRefusedError
 from components.shared.staging import SCRATCH_VARIABLE
 from components.shared.storage.fetch_ahead import FetchAhead

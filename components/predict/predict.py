@@ -17,7 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 from components.predict.image_files import ImageFile, ImageFiles
 from components.shared.artifacts.model import MODEL, ONNX_FILE, Model, onnx_file, open_model
 from components.shared.decoding.batches import LEAST_SIZE, AnyFile, DecodedBatch, decode_batches
-from components.shared.decoding.pixels import WHITE, Background, Note
+from components.shared.decoding.pixels import Note
+from components.shared.decoding.rendering import WHITE, Background, Rendering
 from components.shared.errors import ArtifactError, InputError
 from components.shared.inference.classifier import OnnxClassifier
 from components.shared.inference.runtime import check_device
@@ -108,7 +109,7 @@ class Predictor:
         # One thread runs the network, and this one asks for files, so that neither waits for the other.
         with (
             ThreadPoolExecutor(1, thread_name_prefix="network") as network,
-            closing(decode_batches(named(), shape, self.background, size=size)) as decoded,
+            closing(decode_batches(named(), Rendering(shape, self.background), size=size)) as decoded,
         ):
             try:
                 for batch in decoded:

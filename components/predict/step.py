@@ -22,7 +22,8 @@ from components.predict.rows import Format, Rows
 from components.shared.artifacts.model import MODEL, onnx_file
 from components.shared.decoding.file_names import ending_of
 from components.shared.decoding.images import image_extensions
-from components.shared.decoding.pixels import WHITE, note_lines
+from components.shared.decoding.pixels import note_lines
+from components.shared.decoding.rendering import WHITE
 from components.shared.errors import DataError, InputError, ShutterlineError
 from components.shared.events.data import Emit, Succeeded, ignore_events
 from components.shared.files import Output, is_full, replacing, writing

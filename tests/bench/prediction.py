@@ -15,6 +15,7 @@ from components.classifier.network import network_of
 from components.predict.predict import Predictor, predict
 from components.shared.container_images import image_of
 from components.shared.decoding.batches import decode_batches
+from components.shared.decoding.rendering import Rendering
 from components.shared.params.params import Params
 from pipelines.params_files import EXAMPLES
 from tests.bench.containers import RUN, has_images
@@ -50,7 +51,7 @@ def prediction_rates(directory: Path) -> Ratio:
     shape = Predictor.open(model).classifier.image_shape
 
     def decoded(files: Sequence[Path]) -> int:
-        return sum(len(batch.reasons) for batch in decode_batches(files, shape, size=256))
+        return sum(len(batch.reasons) for batch in decode_batches(files, Rendering(shape), size=256))
 
     return compare(
         f"(q) predict {WIDTH}×{HEIGHT} JPEG files / decode them",

@@ -11,7 +11,7 @@ from components.predict.__main__ import main
 from components.predict.image_files import ImageFiles
 from components.predict.predict import predict
 from components.predict.step import predict_staged
-from components.shared.decoding.images import UnreadableImageError, decode_image
+from components.shared.decoding.content import UnreadableImageError
 from components.shared.errors import DataError, InputError, StorageRefusedError
 from components.shared.staging import SCRATCH_VARIABLE
 from components.shared.storage import fetch_ahead
@@ -20,7 +20,7 @@ from tests.peers.gcs import GcsBucket
 from tests.peers.http_faults import CutAnswer, FlipAnswerByte, Hold, Refuse
 from tests.peers.object_store import Bucket
 from tests.predict.conftest import SIDES
-from tests.shared.decoding.pictures import encoded, random_pixels
+from tests.shared.decoding.pictures import encoded, random_pixels, read_image
 
 PIXELS = random_pixels(30, *SIDES, 3)
 
@@ -133,7 +133,7 @@ def test_objects_that_change_meanwhile_are_listed(bucket: Bucket, scratch: Path)
         for file in (first, *found):
             try:
                 with file.opened as path:
-                    reasons.append(str(decode_image(path, (4, 4, 3)).pixels.shape))
+                    reasons.append(str(read_image(path, (4, 4, 3)).shape))
             except UnreadableImageError as error:
                 reasons.append(str(error))
     changed = "was removed or replaced while the others were read; start again"

@@ -12,9 +12,10 @@ import pytest
 from components.predict.image_files import ImageFiles
 from components.predict.predict import predict
 from components.predict.step import predict_staged
-from components.shared.decoding.images import NEEDS_HEIC, UnreadableImageError, decode_image
+from components.shared.decoding.content import UnreadableImageError
+from components.shared.decoding.images import NEEDS_HEIC
 from components.shared.errors import DataError
-from tests.shared.decoding.pictures import random_pixels, save
+from tests.shared.decoding.pictures import random_pixels, read_image, save
 
 PICTURE = random_pixels(4, 4, 3)
 
@@ -123,7 +124,7 @@ def test_files_and_folders_that_vanish_meanwhile_are_listed(tmp_path: Path) -> N
         for file in (first, *found):
             try:
                 with file.opened as path:
-                    reasons[file.name] = str(decode_image(path, (4, 4, 3)).pixels.shape)
+                    reasons[file.name] = str(read_image(path, (4, 4, 3)).shape)
             except UnreadableImageError as error:
                 reasons[file.name] = str(error)
     assert reasons == {

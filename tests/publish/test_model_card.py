@@ -17,9 +17,9 @@ from components.publish.model_card import escaped, model_card
 from components.publish.publish import publish
 from components.shared.artifacts.evaluation import open_evaluation
 from components.shared.artifacts.model import open_model
-from components.shared.decoding.images import decode_image
 from components.shared.inference.classifier import OnnxClassifier
 from tests.evaluate.conftest import Parts, params_of, parts_in, write_dataset, write_model
+from tests.shared.decoding.pictures import read_image
 
 
 def card_of(parts: Parts) -> str:
@@ -96,7 +96,7 @@ def test_its_code_gives_the_prediction_of_predict(stored: dict[str, int], tmp_pa
     )
 
     classifier = OnnxClassifier.from_file(version / "model.onnx", "cpu")
-    (probabilities,) = classifier(decode_image(image, classifier.stored_shape).pixels[None])
+    (probabilities,) = classifier(read_image(image, classifier.stored_shape)[None])
     name, probability = done.stdout.split()
     assert name == classifier.classes[int(probabilities.argmax())]
     assert ("the middle of 10 × 13" in result.card) is bool(stored)

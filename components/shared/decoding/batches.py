@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from components.shared.decoding.images import DecodingMemory, UnreadableImageError, decode_image
-from components.shared.decoding.pixels import WHITE, Background, Images, Note
+from components.shared.decoding.content import FilePart, UnreadableImageError
+from components.shared.decoding.images import DecodingMemory, render
+from components.shared.decoding.pixels import Images, Note
+from components.shared.decoding.rendering import Rendering
 from components.shared.limits import usable_cpus
 
 # Pillow releases the interpreter's lock while it decodes and resizes. Each thread holds one whole image, of those that
@@ -50,8 +52,7 @@ AnyFile = Path | AbstractContextManager[Path]
 
 def decode_batches(
     files: Iterable[AnyFile],
-    shape: tuple[int, int, int],
-    background: Background = WHITE,
+    rendering: Rendering,
     *,
     size: int,
     memory: DecodingMemory | None = None,
@@ -69,7 +70,7 @@ def decode_batches(
         """Decode one file into its array; the reason if it is unreadable."""
         try:
             with nullcontext(file) if isinstance(file, Path) else file as path:
-                decoded = decode_image(path, shape, background, memory, noted)
+                decoded = render(FilePart(str(path)), rendering, memory, noted)
         except UnreadableImageError as error:
             return str(error)
         image[...], sizes[:] = decoded.pixels, (decoded.width, decoded.height)
@@ -84,7 +85,7 @@ def decode_batches(
         try:
             for file in files:
                 if not waiting or len(waiting[-1].reasons) == size:
-                    waiting.append(_Decoding(size, shape))
+                    waiting.append(_Decoding(size, rendering.shape))
                 batch = waiting[-1]
                 position = len(batch.reasons)
                 image, sizes = batch.images[position], batch.sizes[position]

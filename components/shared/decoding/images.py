@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
+import hashlib
+import io
 import os
 import re
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
 
 from components.shared.decoding import tiff
-from components.shared.decoding.pixels import WHITE, Background, Images, Meaning, Note, fitted
+from components.shared.decoding.content import Content, FilePart, UnreadableImageError, read_content
+from components.shared.decoding.pixels import Images, Meaning, Note, fitted
+from components.shared.decoding.rendering import Rendering
 from components.shared.errors import DataError
 from components.shared.limits import free_memory
 from components.shared.text import shortened, shown
@@ -52,11 +54,10 @@ _DAMAGED = (OSError, ValueError, TypeError, KeyError, IndexError, SyntaxError, E
 # Each thread's part of glibc's heap keeps what it has freed: 16 threads that decoded images of 0.4 GB in turn held
 # 5.8 GB. So after an image that took more than this, it is given back.
 _GIVEN_BACK = 32 << 20
+# Larger files are read as they are decoded, and larger parts of files alone.
+_IN_MEMORY = 16 << 20
+_NO_MEMORY = "needs more memory to be decoded than is free; give the step more memory"
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
-
-
-class UnreadableImageError(Exception):
-    """One image cannot be decoded; the text says why, in one line without the file's name."""
 
 
 @cache
@@ -120,28 +121,27 @@ class DecodingMemory:
                 self._changed.notify_all()
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A decoded image: uint8 pixels of the wanted shape, and the upright image's size before it was resized."""
+class Rendered(NamedTuple):
+    """A decoded image, and what it was."""
 
-    pixels: Images
-    width: int
+    pixels: Images  # uint8 of the rendering's shape
+    width: int  # of the upright image before it was resized
     height: int
+    kind: str  # format and mode before conversion, such as "PNG RGBA"
+    digest: bytes  # BLAKE2b-128 of the encoded bytes
 
 
-def decode_image(
-    file: Path,
-    shape: tuple[int, int, int],
-    background: Background = WHITE,
+def render(
+    content: Content,
+    rendering: Rendering,
     memory: DecodingMemory | None = None,
     notes: list[Note] | None = None,
-) -> Decoded:
-    """Decode an image file: its first frame, brought upright, in 1 or 3 channels, resized.
+) -> Rendered:
+    """Decode an image: its first frame, brought upright, in 1 or 3 channels, at the rendering's size.
 
     Args:
-        file: Any of the formats in ``FORMATS``, whatever its name.
-        shape: Height, width, channels of the pixels.
-        background: Red, green and blue of what is behind transparent parts.
+        content: Any of the formats in ``FORMATS``, whatever its name.
+        rendering: What is made of it.
         memory: What it shares with images that are decoded at the same time.
         notes: Gets what is done with it that is worth reporting.
 
@@ -150,45 +150,104 @@ def decode_image(
         DataError: The operating system does not hand the file out.
     """
     memory = memory or DecodingMemory.of_half_the_free()
+    if isinstance(content, bytes):
+        return _from_memory(content, rendering, memory, notes)
+    read = read_content(content, _IN_MEMORY)
+    if isinstance(read, bytes):
+        return _from_memory(read, rendering, memory, notes)
+    if content.is_whole:
+        with _of_operating_system(content):
+            with Path(content.path).open("rb") as stream:
+                digest = hashlib.file_digest(stream, _new_digest).digest()
+            return _rendered(lambda: Path(content.path).open("rb"), 0, digest, rendering, memory, notes)
+    try:
+        with memory.reserve(max(read, memory.total)):  # alone: how much its pixels take is not known before it is read
+            data = read_content(content, read)
+            assert isinstance(data, bytes)  # noqa: S101 - of a part, whose number of bytes is given
+            left = memory.limit - read
+            return _from_memory(data, rendering, DecodingMemory(left, left), notes)
+    except (MemoryError, ValueError) as error:
+        raise UnreadableImageError(str(error) or _NO_MEMORY) from error
 
-    def decode(found: list[Note], at_least: int) -> Decoded:
-        with file.open("rb") as stream, _opened(stream) as image:
-            meaning = _meaning(image, stream)
-            with suppress(*_DAMAGED):  # a damaged second frame is not read
-                if image.format in _ANIMATED and getattr(image, "is_animated", False):
-                    found.append("more frames")
-            needed = _needed_bytes(image, shape, os.fstat(stream.fileno()).st_size)
-            with memory.reserve(max(needed, at_least)), closing(image):
-                image.load()
-                with suppress(*_DAMAGED):  # such an image is read as it is stored
-                    ImageOps.exif_transpose(image, in_place=True)
-                width, height = image.size
-                return Decoded(fitted(image, shape, background, meaning, found), width, height)
 
+def _new_digest() -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=16)
+
+
+def _from_memory(data: bytes, rendering: Rendering, memory: DecodingMemory, notes: list[Note] | None) -> Rendered:
+    digest = hashlib.blake2b(data, digest_size=16).digest()
+    return _rendered(lambda: io.BytesIO(data), len(data), digest, rendering, memory, notes)
+
+
+@contextmanager
+def _of_operating_system(part: FilePart) -> Iterator[None]:
+    """Only errors with an errno come from the operating system: those are no property of the image."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{shown(part.path)}: cannot be read: {error.strerror}") from error
+
+
+def _rendered(
+    opened: Callable[[], IO[bytes]],
+    held: int,
+    digest: bytes,
+    rendering: Rendering,
+    memory: DecodingMemory,
+    notes: list[Note] | None,
+) -> Rendered:
+    """What a stream holds, of which `held` bytes are in memory."""
     for at_least in (0, memory.total):
         found: list[Note] = []
         try:
-            decoded = decode(found, at_least)
+            with opened() as stream:
+                rendered = _decoded(stream, held, digest, rendering, memory, found, at_least)
         except MemoryError:  # others were being decoded: once more, with none of them
             continue
-        except (UnreadableImageError, DataError):
-            raise
-        except Image.DecompressionBombError:
-            reason = f"has more than {MAX_PIXELS} pixels; it is taken for a decompression bomb"
-            raise UnreadableImageError(reason) from None
         except Exception as error:
-            # Damaged files make Pillow's decoders raise nearly anything. Only errors with an errno come from the
-            # operating system: those are no property of the image.
-            if isinstance(error, OSError) and error.errno is not None:
-                raise DataError(f"{shown(file)}: cannot be read: {error.strerror}") from error
-            text = re.sub(r"0x[0-9a-fA-F]{6,}", "…", " ".join(str(error).split()))  # the same in every run
-            if text.startswith("decoder error"):  # libtiff's number of it says nothing
-                text = "cannot be decoded: it is damaged, or its compression is not supported here"
-            raise UnreadableImageError(shortened(text or type(error).__name__, 200)) from error
+            if isinstance(error, OSError) and error.errno is not None and not held:
+                raise  # by the operating system
+            unreadable = error if isinstance(error, UnreadableImageError) else UnreadableImageError(_reason(error))
+            unreadable.digest = digest
+            raise unreadable from error.__cause__ or error
         if notes is not None:
             notes += found
-        return decoded
-    raise UnreadableImageError("needs more memory to be decoded than is free; give the step more memory")
+        return rendered
+    raise UnreadableImageError(_NO_MEMORY)
+
+
+def _reason(error: Exception) -> str:
+    """Why an image cannot be decoded; damaged files make Pillow's decoders raise nearly anything."""
+    if isinstance(error, Image.DecompressionBombError):
+        return f"has more than {MAX_PIXELS} pixels; it is taken for a decompression bomb"
+    text = re.sub(r"0x[0-9a-fA-F]{6,}", "…", " ".join(str(error).split()))  # the same in every run
+    if text.startswith("decoder error"):  # libtiff's number of it says nothing
+        text = "cannot be decoded: it is damaged, or its compression is not supported here"
+    return shortened(text or type(error).__name__, 200)
+
+
+def _decoded(
+    stream: IO[bytes],
+    held: int,
+    digest: bytes,
+    rendering: Rendering,
+    memory: DecodingMemory,
+    notes: list[Note],
+    at_least: int,
+) -> Rendered:
+    with _opened(stream) as image:
+        kind = f"{image.format} {image.mode}"
+        meaning = _meaning(image, stream)
+        with suppress(*_DAMAGED):  # a damaged second frame is not read
+            if image.format in _ANIMATED and getattr(image, "is_animated", False):
+                notes.append("more frames")
+        needed = held + _needed_bytes(image, rendering.shape, stream)
+        with memory.reserve(max(needed, at_least)), closing(image):
+            image.load()
+            with suppress(*_DAMAGED):  # such an image is read as it is stored
+                ImageOps.exif_transpose(image, in_place=True)
+            width, height = image.size
+            return Rendered(fitted(image, rendering, meaning, notes), width, height, kind, digest)
 
 
 def _opened(stream: IO[bytes]) -> Image.Image:
@@ -213,13 +272,13 @@ def _opened(stream: IO[bytes]) -> Image.Image:
     return image
 
 
-def _needed_bytes(image: Image.Image, shape: tuple[int, int, int], file_bytes: int) -> int:
+def _needed_bytes(image: Image.Image, shape: tuple[int, int, int], stream: IO[bytes]) -> int:
     """An upper bound of what an image takes until it has its shape."""
     pixels = image.width * image.height
     # Resizing goes through an image of the new width and the old height.
     resized = (image.height + shape[0]) * shape[1] * 4
     if image.format in _READ_WHOLE:
-        return pixels * _OF_WHOLE_FILES + resized + file_bytes
+        return pixels * _OF_WHOLE_FILES + resized + stream.seek(0, os.SEEK_END)
     return pixels * (_OF_WIDE_VALUES if image.mode.startswith(("I", "F")) else _BYTES_PER_PIXEL) + resized
 
 
@@ -256,7 +315,8 @@ def _meaning(image: Image.Image, stream: IO[bytes]) -> Meaning:
 
 def _bits_of_jpeg2000(stream: IO[bytes]) -> int:
     """The largest bit depth of the components of a JPEG 2000 codestream (ISO/IEC 15444-1, A.5.1)."""
-    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        start = data.find(b"\xff\x4f\xff\x51")
-        (components,) = struct.unpack(">H", data[start + 40 : start + 42])
-        return max((data[start + 42 + 3 * index] & 0x7F) + 1 for index in range(components))
+    stream.seek(0)
+    data = stream.read()  # as its decoder will
+    start = data.find(b"\xff\x4f\xff\x51")
+    (components,) = struct.unpack(">H", data[start + 40 : start + 42])
+    return max((data[start + 42 + 3 * index] & 0x7F) + 1 for index in range(components))

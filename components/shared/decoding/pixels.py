@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from components.shared.decoding.rendering import Rendering
+from components.shared.params.types import Interpolation
+
 Images = npt.NDArray[np.uint8]
-Background = tuple[int, int, int]
-WHITE: Background = (255, 255, 255)
 
 # What is done with an image that is worth reporting, and how a log reports it of a number of images.
 Note = Literal["transparent", "wholly transparent", "dark", "more frames", "float to 1", "float to 255"]
@@ -27,6 +28,13 @@ NOTES: dict[Note, str] = {
 }
 SCALES: set[Note] = {"float to 1", "float to 255"}
 _DARK = 4096
+_FILTERS: dict[Interpolation, Image.Resampling] = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 
 
 def note_lines(noted: Mapping[Note, int], background: object) -> Iterator[tuple[int, str]]:
@@ -57,24 +65,47 @@ class Meaning:
 _USUAL = Meaning()
 
 
+class Source(NamedTuple):
+    """An upright image as its file has it, whatever part of its pixels was decoded.
+
+    Attributes:
+        width: In pixels.
+        height: In pixels.
+        divisor: How many of these, in each direction, are one decoded pixel.
+        left: Where the image begins in what was decoded, which may have part of a pixel more on each side.
+        top: The same from above.
+    """
+
+    width: int
+    height: int
+    divisor: int = 1
+    left: float = 0.0
+    top: float = 0.0
+
+
 def fitted(
     image: Image.Image,
-    shape: tuple[int, int, int],
-    background: Background = WHITE,
+    rendering: Rendering,
     meaning: Meaning = _USUAL,
     notes: list[Note] | None = None,
+    source: Source | None = None,
 ) -> Images:
-    """A decoded image as uint8 of `shape` (height, width, channels).
+    """A decoded image as uint8 of the rendering's shape (height, width, channels).
 
     Transparent parts are composited on the background, before anything else is changed; what is opaque keeps its
-    values. Colour becomes grey by the ITU-R 601 luma, and the size changes by area-aware bilinear interpolation, only
-    where it differs.
+    values. Colour becomes grey by the ITU-R 601 luma. Then the size changes, only where it differs.
+
+    Args:
+        image: Upright, decoded.
+        rendering: What is made of it.
+        meaning: How its values are meant.
+        notes: Gets what is worth reporting.
+        source: What it was before it was decoded at a smaller scale; None: it was not.
 
     Raises:
         ValueError: The image's values have no meaning in 8 bits.
     """
-    height, width, channels = shape
-    mode = "RGB" if channels == 3 else "L"
+    mode = "RGB" if rendering.shape[2] == 3 else "L"
     notes = [] if notes is None else notes
     if image.mode in ("RGBa", "La"):
         image = image.convert(image.mode.upper())
@@ -89,13 +120,35 @@ def fitted(
         image = image.convert(mode)
     if alpha is not None:
         notes.append("transparent" if alpha.getextrema() != (0, 0) else "wholly transparent")
-        color = Image.new("RGB", (1, 1), background).convert(mode).getpixel((0, 0))  # in grey its luma
-        canvas = Image.new(mode, image.size, color)
+        canvas = _canvas(image.size, mode, rendering)
         canvas.paste(image, mask=alpha)
         image = canvas
+    return np.asarray(_placed(image, rendering, source or Source(*image.size))).reshape(rendering.shape)
+
+
+def _canvas(size: tuple[int, int], mode: str, rendering: Rendering) -> Image.Image:
+    """An image of the background; in grey of its luma."""
+    color = Image.new("RGB", (1, 1), rendering.background).convert(mode).getpixel((0, 0))
+    return Image.new(mode, size, color)
+
+
+def _placed(image: Image.Image, rendering: Rendering, source: Source) -> Image.Image:
+    """An image at the size and place of the rendering."""
+    height, width, _ = rendering.shape
+    scaled, (left, top, right, bottom), at = rendering.placement(source.width, source.height)
+    # What is seen of it, in its own pixels: as if all of it were scaled, and the rest then cut off.
+    across, down = source.width / (scaled[0] * source.divisor), source.height / (scaled[1] * source.divisor)
+    box = (
+        *(source.left + left * across, source.top + top * down),
+        *(min(source.left + right * across, image.width), min(source.top + bottom * down, image.height)),
+    )
+    if image.size != (right - left, bottom - top) or box != (0, 0, *image.size):
+        image = image.resize((right - left, bottom - top), _FILTERS[rendering.interpolation], box)
     if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(shape)
+        canvas = _canvas((width, height), image.mode, rendering)
+        canvas.paste(image, at)
+        image = canvas
+    return image
 
 
 def _alpha(image: Image.Image) -> Image.Image | None:

@@ -23,6 +23,8 @@ from components.shared.params.source import check_size, fail, read_raw
 from components.shared.params.types import (
     ClassWeights,
     ColorOfBackground,
+    Fit,
+    Interpolation,
     LossSpec,
     Positive,
     Real,
@@ -161,13 +163,13 @@ class Params(ReferenceParams):
         description="What transparent parts of images are composited on: white, black, or 1 (grey) or 3 (RGB) whole "
         "numbers of 0 to 255; a grayscale run takes a color's luma. With image_fit: pad, also what surrounds images.",
     )
-    image_fit: Literal["stretch", "crop", "pad"] = Field(
+    image_fit: Fit = Field(
         "stretch",
         description="How an image of other proportions becomes image_height × image_width, or the stored size: stretch "
         "both sides; crop: scale it to cover, and take its middle; pad: scale it to lie within, and surround it with "
         "alpha_background. Prediction does the same.",
     )
-    image_interpolation: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = Field(
+    image_interpolation: Interpolation = Field(
         "bilinear", description="How images are resized, area-aware but for nearest. Prediction does the same."
     )
     data_layout: Literal["auto", "folders", "info-csv", "idx", "webdataset", "parquet", "manifest"] = Field(

@@ -134,6 +134,8 @@ def _size_or_auto(value: object) -> object:
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
+Fit = Literal["stretch", "crop", "pad"]
+Interpolation = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
 SizeOrAuto = Annotated[
     Annotated[int, Field(ge=1, le=_MOST)] | Literal["auto"],
     BeforeValidator(_size_or_auto),

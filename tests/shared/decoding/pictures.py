@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from components.shared.decoding.images import decode_image, image_extensions
+from components.shared.decoding.content import FilePart
+from components.shared.decoding.images import image_extensions, render
+from components.shared.decoding.rendering import WHITE, Background, Rendering
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -34,9 +36,9 @@ def on_background(shown: Pixels, alpha: Pixels, background: Sequence[int] = (255
     return mixed
 
 
-def read_image(file: Path, shape: tuple[int, int, int], *options: Any, **more: Any) -> Pixels:
-    """The pixels of a file; options are those of `decode_image`."""
-    return decode_image(file, shape, *options, **more).pixels
+def read_image(file: Path, shape: tuple[int, int, int], background: Background = WHITE, **more: Any) -> Pixels:
+    """The pixels of a file; further options are those of `render`."""
+    return render(FilePart(str(file)), Rendering(shape, background), **more).pixels
 
 
 def plain(value: int, height: int = 4, width: int = 4) -> Pixels:

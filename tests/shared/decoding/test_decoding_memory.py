@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from components.shared.decoding.batches import decode_batches
-from components.shared.decoding.images import DecodingMemory, UnreadableImageError
+from components.shared.decoding.content import UnreadableImageError
+from components.shared.decoding.images import DecodingMemory
+from components.shared.decoding.rendering import Rendering
 from components.shared.limits import free_memory
 from tests.shared.decoding.pictures import plain, read_image, save
 
@@ -76,7 +78,7 @@ def test_images_are_decoded_side_by_side_as_far_as_memory_goes(tmp_path: Path) -
     files = _large_images(tmp_path, 8, 3000)
     memory = DecodingMemory(300 * MB, 600 * MB)
 
-    (batch,) = decode_batches(files, (4, 4, 1), size=16, memory=memory, threads=16)
+    (batch,) = decode_batches(files, Rendering((4, 4, 1)), size=16, memory=memory, threads=16)
 
     assert batch.reasons == [""] * 8
     assert np.unique(batch.images).tolist() == [77]
@@ -96,6 +98,7 @@ import resource, sys
 from pathlib import Path
 from components.shared.decoding.batches import decode_batches
 from components.shared.decoding.images import DecodingMemory
+from components.shared.decoding.rendering import Rendering
 
 def kilobytes(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
@@ -105,7 +108,7 @@ if allowed:
     resource.setrlimit(resource.RLIMIT_AS, (kilobytes("VmSize") * 1024 + allowed,) * 2)
 before, memory = kilobytes("VmRSS"), DecodingMemory(total, total)
 files = sorted(folder.glob("*.png"))
-for batch in decode_batches(files, (4, 4, 3), size=16, memory=memory, threads=threads):
+for batch in decode_batches(files, Rendering((4, 4, 3)), size=16, memory=memory, threads=threads):
     print(batch.reasons.count(""), *filter(None, batch.reasons), sep="|")
 print((kilobytes("VmHWM") - before) * 1024)
 """

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from components.shared.decoding.content import UnreadableImageError
 from components.shared.decoding.images import (
     MAX_PIXELS,
     DecodingMemory,
-    UnreadableImageError,
     image_extensions,
 )
 from components.shared.errors import DataError

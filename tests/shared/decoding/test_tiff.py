@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from components.shared.decoding.images import DecodingMemory, UnreadableImageError
+from components.shared.decoding.content import UnreadableImageError
+from components.shared.decoding.images import DecodingMemory
 from components.shared.decoding.pixels import Note
 from tests.shared.decoding.pictures import LUMA, Pixels, read_image, save
 from tests.shared.decoding.tiffs import COLOR, GREY, Tiff, tiffs

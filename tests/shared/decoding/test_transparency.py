@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.shared.decoding.images import UnreadableImageError
+from components.shared.decoding.content import UnreadableImageError
 from components.shared.decoding.pixels import Note
 from tests.shared.decoding.pictures import (
     LUMA,
