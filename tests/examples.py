@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.shared.artifacts.dataset import DatasetWriter
+from components.shared.artifacts.dataset_writer import DatasetWriter
 from components.shared.params.params import Params
 from pipelines.params_files import EXAMPLE_DATA
 

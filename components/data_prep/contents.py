@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-from components.shared.artifacts.dataset import Images
 from components.shared.decoding.content import FilePart as FilePart  # what it reads is decoded in prediction, too
+from components.shared.decoding.pixels import Images
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Block:
 
     start: int
     images: Images  # uint8 of shape (n, height, width, channels), channels 1 or 3
+    format: str = "IDX"  # what they are stored in
 
 
 # Hands out the images at the wanted positions, each once, in the order that is fastest for the source.

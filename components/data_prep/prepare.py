@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 import warnings
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from components.data_prep.decode import Batch, decode
+from components.data_prep.assemble import Assembled, Inspect, Placed, assigned, describe, move
+from components.data_prep.engine import Placing, decode_rows
+from components.data_prep.facts import Facts
 from components.data_prep.layout import open_source
 from components.data_prep.source import Source, alike, listed
-from components.data_prep.splits import Mask, assign_splits
-from components.shared.artifacts.dataset import DATASET, DatasetManifest, DatasetWriter, SplitName, UnreadableImage
-from components.shared.decoding.pixels import NOTES, Note, note_lines
+from components.shared.artifacts.dataset import DATASET, DatasetManifest, SplitName, UnreadableImage
+from components.shared.artifacts.dataset_writer import DatasetWriter
+from components.shared.decoding.pixels import NOTES, note_lines
 from components.shared.decoding.rendering import Rendering
 from components.shared.errors import ArtifactError, DataError
 from components.shared.events.data import Emit, Progress, Succeeded, ignore_events
@@ -125,9 +125,7 @@ def _prepared(source: Source, dataset: Path, params: Params, emit: Emit) -> Prep
     preparation.check_unreadable()
     if os.path.lexists(dataset / DATASET.manifest_file):
         _log.info("%s: the earlier dataset is replaced", shown(dataset))
-    while (manifest := preparation.write()) is None:
-        _log.info("holding out anew, without the images that were set aside")
-    result = PrepareResult(dataset, manifest)
+    result = PrepareResult(dataset, preparation.write())
     for split, fraction in preparation.fractions.items():
         held_out = (result.counts[split], split, params.manual_seed, split, fraction)
         _log.info("%d %s images held out by manual_seed %d, %s_fraction %g", *held_out)
@@ -169,49 +167,68 @@ def _log_counts(result: PrepareResult) -> None:
             _log.warning("%s has no image of %d class(es): %s", split, len(lacking), listed(lacking))
 
 
+class _Progress:
+    """Reports how many images are done."""
+
+    def __init__(self, total: int, emit: Emit) -> None:
+        self._total, self._emit, self._done, self._reported_done = total, emit, 0, 0
+        self._reported = self._logged = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        """So many more images are done."""
+        self._done += count
+        if time.monotonic() - self._reported > _STATUS_SECONDS:
+            self._report()
+        if time.monotonic() - self._logged > _LOG_SECONDS:
+            _log.info("%d of %d images", self._done, self._total)
+            self._logged = time.monotonic()
+
+    def end(self) -> None:
+        """All are done."""
+        self._done = self._total
+        self._report()
+
+    def _report(self) -> None:
+        rate = (self._done - self._reported_done) / max(time.monotonic() - self._reported, 1e-9)
+        eta = (self._total - self._done) / rate if rate else None
+        self._emit(Progress(self._done, self._total, "images", samples_per_second=rate, eta_seconds=eta))
+        self._reported, self._reported_done = time.monotonic(), self._done
+
+
 class _Preparation:
-    """Writes the dataset of one source, in as many passes as it takes: one, or two where images are unreadable."""
+    """Makes the dataset of one source."""
 
     def __init__(self, source: Source, dataset: Path, params: Params, emit: Emit) -> None:
-        self._source, self._dataset, self._params, self._emit = source, dataset, params, emit
+        self._source, self._dataset, self._params = source, dataset, params
+        self._progress = _Progress(source.count, emit)
         # Share of the training images to hold out, by split that the data lacks.
         self.fractions: dict[SplitName, float] = {}
         if "test" not in source.splits:
             self.fractions["test"] = params.test_fraction
         if "validation" not in source.splits and params.validation_fraction > 0:
             self.fractions["validation"] = params.validation_fraction
-        # By split of the source, then by position in it.
-        self._unreadable: dict[SplitName, dict[int, UnreadableImage]] = {name: {} for name in source.splits}
+        self._warned = 0
+        self._facts = {name: Facts.of(len(split.labels)) for name, split in source.splits.items()}
         for name, split in source.splits.items():
-            self._set_aside(name, split.unreadable)
+            self._facts[name].unreadable.update(split.unreadable)
+            self._warn(split.unreadable)
 
-    def _set_aside(self, split: SplitName, found: dict[int, UnreadableImage]) -> None:
-        left = max(0, _WARNINGS_SHOWN - sum(map(len, self._unreadable.values())))
-        self._unreadable[split] |= found
-        for image in list(found.values())[:left]:
+    def _warn(self, found: Mapping[int, UnreadableImage]) -> None:
+        for _, image in sorted(found.items())[: _WARNINGS_SHOWN - self._warned]:
+            self._warned += 1
             _log.warning("set aside %s: %s", image.file, image.reason)
 
-    def write(self) -> DatasetManifest | None:
-        """Write the whole dataset; None if images turned out unreadable and what is held out must be drawn anew."""
-        known = {name: len(found) for name, found in self._unreadable.items()}
-        noted: Counter[Note] = Counter()
-        assigned = self._assigned()
+    def write(self, inspect: Inspect | None = None) -> DatasetManifest:
+        """Write the whole dataset."""
         source, params = self._source, self._params
-        writing = DatasetWriter(self._dataset, list(source.classes), params.stored_shape)
-        with writing as writer, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Pillow warns of is read, or set aside with a reason
-            for name, batch in self._batches():
-                noted.update(batch.noted)
-                labels = source.splits[name].labels[batch.positions]
-                for target, mask in assigned[name].items():
-                    if (chosen := mask[batch.positions]).any():
-                        names = list(itertools.compress(batch.names, chosen))
-                        writer.add(target, batch.images[chosen], labels[chosen], names)
-            if known != {name: len(found) for name, found in self._unreadable.items()}:
-                self.check_unreadable()
-                self._assigned()  # an error if a class has too few images now
-                if self.fractions and len(self._unreadable["train"]) > known["train"]:
-                    return None
+        placed = assigned(source, self._facts, self.fractions, params.manual_seed)
+        with DatasetWriter(self._dataset, list(source.classes), params.stored_shape) as writer:
+            placed = self._decode(writer, placed)
+            files = []
+            if inspect:
+                read = lambda split, indices: writer.rows(split).read(indices)  # noqa: E731
+                files = inspect(Assembled(source, placed, self._facts, read, writer.new_file))
+            noted = describe(writer, source, placed, self._facts)
             for level, line in note_lines(noted, params.alpha_background):
                 _log.log(level, "%s", line)
             return writer.commit(
@@ -222,66 +239,47 @@ class _Preparation:
                 left_out=source.left_out,
                 noted={note: noted[note] for note in NOTES if noted[note]},
                 manual_seed=params.manual_seed,
-                unreadable=[image for found in self._unreadable.values() for _, image in sorted(found.items())],
+                unreadable=[image for facts in self._facts.values() for _, image in sorted(facts.unreadable.items())],
+                reports=[writer.record(file) for file in files],
             )
+
+    def _decode(self, writer: DatasetWriter, placed: dict[SplitName, Placed]) -> dict[SplitName, Placed]:
+        """Decode all images into their rows; where each is in the end."""
+        source, params = self._source, self._params
+        rendering = Rendering.of(params)
+        known = {name: frozenset(facts.unreadable) for name, facts in self._facts.items()}
+        for name, split in source.splits.items():
+            placing = Placing.of(len(split.labels))
+            for target, of_split in placed.items():
+                if of_split.source == name:
+                    placing.put(of_split.positions, writer.rows(target), counted=target == "train")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what Pillow warns of is read, or set aside with a reason
+                decode_rows(split, rendering, placing, self._facts[name], writer.histogram, self._progress.advance)
+        self._progress.end()
+        found = {name: facts.unreadable.keys() - known[name] for name, facts in self._facts.items()}
+        if not any(found.values()):
+            return placed
+        for name, positions in found.items():
+            self._warn({position: self._facts[name].unreadable[position] for position in positions})
+        self.check_unreadable()
+        final = assigned(source, self._facts, self.fractions, params.manual_seed)
+        if self.fractions and found["train"]:
+            _log.info("holding out anew, without the images that were set aside")
+        move(writer, placed, final, source)
+        return final
 
     def _origin(self, split: SplitName) -> Literal["given", "held out"] | None:
         return "given" if split in self._source.splits else "held out" if split in self.fractions else None
-
-    def _batches(self) -> Iterator[tuple[SplitName, Batch]]:
-        """All images that are not known to be unreadable; those that turn out to be are kept, progress is reported."""
-        done, total = 0, self._source.count
-        reported, reported_done, logged = time.monotonic(), 0, time.monotonic()
-
-        def progress() -> Progress:
-            rate = (done - reported_done) / max(time.monotonic() - reported, 1e-9)
-            eta = (total - done) / rate if rate else None
-            return Progress(done, total, "images", samples_per_second=rate, eta_seconds=eta)
-
-        for name, split in self._source.splits.items():
-            known = frozenset(self._unreadable[name])
-            for batch in decode(split, Rendering.of(self._params), known):
-                self._set_aside(name, batch.unreadable)
-                yield name, batch
-                done += len(batch.positions)
-                if time.monotonic() - reported > _STATUS_SECONDS:
-                    self._emit(progress())
-                    reported, reported_done = time.monotonic(), done
-                if time.monotonic() - logged > _LOG_SECONDS:
-                    _log.info("%d of %d images", done, total)
-                    logged = time.monotonic()
-        done = total
-        self._emit(progress())
-
-    def _assigned(self) -> dict[SplitName, dict[SplitName, Mask]]:
-        where, n_classes = self._source.where, len(self._source.classes)
-        readable = {name: np.ones(len(split.labels), dtype=np.bool_) for name, split in self._source.splits.items()}
-        for name, found in self._unreadable.items():
-            readable[name][list(found)] = False
-            if name != "train" and not readable[name].any():
-                raise DataError(
-                    f"{where}: no {name} image can be read; mend them, or remove the {name} split to have one held out"
-                )
-        labels, needed = self._source.splits["train"].labels, ["train", *self.fractions]
-        counts = np.bincount(labels[readable["train"]], minlength=n_classes).tolist()
-        numbered = zip(self._source.classes, counts, strict=True)
-        if short := [f"{name} ({count})" for name, count in numbered if count < len(needed)]:
-            raise DataError(
-                f"{where}: {len(short)} class(es) have too few readable training images: {listed(short)}; every class "
-                f"needs {len(needed)}, for {' and '.join(needed)}; add images"
-                + (" or set validation_fraction to 0" if "validation" in needed else "")
-            )
-        train = assign_splits(labels, readable["train"], n_classes, self.fractions, self._params.manual_seed)
-        return {name: train if name == "train" else {name: mask} for name, mask in readable.items()}
 
     def check_unreadable(self) -> None:
         """Raise an error if more than `max_unreadable` of all cannot be read, or of a class that is mostly not read."""
         groups: dict[str, list[UnreadableImage]] = {}
         totals = {"images": self._source.count}
-        for name, found in self._unreadable.items():
+        for name, facts in self._facts.items():
             split = self._source.splits[name]
             counts = np.bincount(split.labels).tolist()
-            for position, image in sorted(found.items()):
+            for position, image in sorted(facts.unreadable.items()):
                 groups.setdefault("images", []).append(image)
                 if position in split.unreadable:
                     label = split.labels[position]

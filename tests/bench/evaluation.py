@@ -13,7 +13,8 @@ import torch
 from components.classifier.images import Normaliser
 from components.classifier.network import network_of
 from components.evaluate.inference import parts_of
-from components.shared.artifacts.dataset import DatasetWriter, evaluation_splits, open_dataset
+from components.shared.artifacts.dataset import evaluation_splits, open_dataset
+from components.shared.artifacts.dataset_writer import DatasetWriter
 from components.shared.inference.classifier import OnnxClassifier
 from tests.bench.measure import Ratio, compare, seconds
 from tests.bench.training import images_28, reference

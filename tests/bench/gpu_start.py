@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from components.classifier.device import choose_device
-from components.shared.artifacts.dataset import DatasetWriter
+from components.shared.artifacts.dataset_writer import DatasetWriter
 from tests.bench.contenders.task import open_task
 from tests.bench.sides.process import ROOT, FailedError
 

@@ -10,7 +10,8 @@ import pytest
 
 from components.data_prep.__main__ import main
 from components.data_prep.prepare import prepare
-from components.shared.artifacts.dataset import DatasetWriter, open_dataset
+from components.shared.artifacts.dataset import open_dataset
+from components.shared.artifacts.dataset_writer import DatasetWriter
 from components.shared.errors import ArtifactError
 from tests.data_prep.building import TWO_OF_EACH, class_folders, files_of, params, params_json, prepared, report, tree
 

@@ -18,7 +18,7 @@ from tests.shared.decoding.pictures import plain, random_pixels, save
 def _names(dataset: Path, split: SplitName) -> list[ImageName]:
     names = open_dataset(dataset).splits[split].names()
     assert names is not None
-    return list(names)
+    return [ImageName(*name[:3]) for name in names]
 
 
 def _files(dataset: Path, split: SplitName) -> list[str]:

@@ -12,7 +12,8 @@ from onnx import TensorProto, numpy_helper
 from onnx.helper import make_node
 
 from components.evaluate.evaluate import EvaluateResult, evaluate
-from components.shared.artifacts.dataset import DATASET, DatasetManifest, DatasetWriter, SplitName
+from components.shared.artifacts.dataset import DATASET, DatasetManifest, SplitName
+from components.shared.artifacts.dataset_writer import DatasetWriter
 from components.shared.artifacts.model import EpochRecord, ModelManifest, Provenance, Selection
 from components.shared.artifacts.names import ImageName
 from components.shared.files import sha256_of

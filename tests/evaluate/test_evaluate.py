@@ -189,7 +189,7 @@ def test_shards_are_read_one_after_another(
     evaluated: tuple[Parts, EvaluateResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts, first = evaluated
-    monkeypatch.setattr("components.shared.artifacts.dataset.SHARD_BYTES", 64 * 7)
+    monkeypatch.setattr("components.shared.artifacts.row_files.SHARD_BYTES", 64 * 7)
     write_dataset(tmp_path / "dataset")
     assert len(open_dataset(tmp_path / "dataset").splits["test"].shards) == 8
     other = evaluate(**parts.arguments(dataset=tmp_path / "dataset", evaluation=tmp_path / "evaluation"))

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from components.shared.artifacts.artifact import contents_folder
-from components.shared.artifacts.dataset import DATASET, DatasetWriter, open_dataset
+from components.shared.artifacts.dataset import DATASET, open_dataset
+from components.shared.artifacts.dataset_writer import DatasetWriter
 from components.shared.errors import ArtifactError, ShutterlineError, StorageRefusedError
 from components.shared.files import sha256_of
 from components.shared.storage import download

@@ -24,7 +24,8 @@ import torch
 from components.classifier.device import make_repeatable
 from components.classifier.images import ImageStore, LabelledImages, Normaliser, store_images
 from components.classifier.network import network_of
-from components.shared.artifacts.dataset import DatasetWriter, open_dataset
+from components.shared.artifacts.dataset import open_dataset
+from components.shared.artifacts.dataset_writer import DatasetWriter
 from components.shared.errors import ShutterlineError
 from components.shared.signals import Terminated, sigterm_raises
 from components.train.agreement import Agreement

@@ -15,7 +15,7 @@ import torchvision.models
 from safetensors.torch import load_file
 
 from components.evaluate.evaluate import evaluate
-from components.shared.artifacts.dataset import DatasetWriter
+from components.shared.artifacts.dataset_writer import DatasetWriter
 from components.shared.artifacts.evaluation import EvaluationManifest
 from components.shared.artifacts.model import MODEL, StartedFrom, open_model
 from components.shared.errors import ParamsError, StorageRefusedError

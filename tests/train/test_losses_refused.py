@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.shared.artifacts.dataset import DatasetWriter
+from components.shared.artifacts.dataset_writer import DatasetWriter
 from components.shared.errors import ParamsError
 from components.shared.params.params import Params
 from components.train.train import train

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from components.classifier.device import is_out_of_memory
-from components.shared.artifacts.dataset import DatasetWriter
+from components.shared.artifacts.dataset_writer import DatasetWriter
 from components.shared.errors import ParamsError
 from components.shared.params.params import Params
 from components.train.group import Group

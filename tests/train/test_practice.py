@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from components.classifier.inference import Predictions, predict
-from components.shared.artifacts.dataset import DatasetWriter, SplitName
+from components.shared.artifacts.dataset import SplitName
+from components.shared.artifacts.dataset_writer import DatasetWriter
 from components.shared.artifacts.model import open_model
 from components.train.group import Group, evaluated
 from components.train.train import train

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision.models
 
-from components.shared.artifacts.dataset import DatasetWriter
+from components.shared.artifacts.dataset_writer import DatasetWriter
 from components.shared.artifacts.model import open_model
 from components.shared.params.params import Params
 from components.train.train import train

@@ -13,7 +13,8 @@ from components.classifier.device import make_repeatable
 from components.classifier.images import LabelledImages, Normaliser, store_images
 from components.classifier.network import network_of
 from components.classifier.rehearsal import rehearse_transforms
-from components.shared.artifacts.dataset import DatasetWriter, open_dataset
+from components.shared.artifacts.dataset import open_dataset
+from components.shared.artifacts.dataset_writer import DatasetWriter
 from components.shared.errors import ParamsError
 from components.shared.params.allowed_classes import TRANSFORMS
 from components.shared.params.types import TransformSpec

@@ -5,20 +5,17 @@ Layout::
     dataset.json              the manifest, written last
     train/images-00000.npy    uint8, shape (images, height, width, channels)
     train/labels.npy          int64, shape (images,), in the order of the image shards
-    train/names.jsonl         ["cat/1.png", width, height] a line, in that order: where each image came from
+    train/names.jsonl         a line an image, in that order: where it came from and what it was (names.py)
     test/…                    the same; validation/… where one was held out
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Annotated, Literal, Self, TypeVar, get_args
+from typing import Annotated, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +23,6 @@ from pydantic import Field, model_validator
 
 from components.shared.artifacts.artifact import (
     ArtifactKind,
-    ArtifactWriter,
     ClassNames,
     FileRecord,
     ImageShape,
@@ -37,10 +33,6 @@ from components.shared.artifacts.artifact import (
 )
 from components.shared.artifacts.names import ImageName, read_names
 from components.shared.errors import ArtifactError
-from components.shared.files import naming, writing
-from components.shared.version import __version__
-
-SHARD_BYTES = 256 * 1024**2
 
 SplitName = Literal["train", "validation", "test"]
 Images = npt.NDArray[np.uint8]
@@ -119,6 +111,7 @@ class DatasetManifest(Manifest):
         default_factory=dict, description="The folder of each split that the data brought; empty: the data folder."
     )
     left_out: LeftOut = Field(default_factory=LeftOut)
+    reports: list[FileRecord] = Field(default_factory=list, description="What was found out about the images.")
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -179,152 +172,6 @@ class Dataset:
     def selection_split(self) -> Literal["validation", "test"]:
         """The split that training is watched by: validation where there is one, else test."""
         return "validation" if "validation" in self.splits else "test"
-
-
-class DatasetWriter:
-    """Writes a dataset directory image by image; use as a context manager and end with :meth:`commit`.
-
-    Args:
-        path: The directory; new, empty, or an earlier dataset that is replaced; ArtifactError for any other.
-        classes: Class names; labels index them.
-        image_shape: Height, width, channels of every image.
-    """
-
-    def __init__(self, path: Path, classes: list[str], image_shape: tuple[int, int, int]) -> None:
-        self._writer = ArtifactWriter(path, DATASET)
-        self._classes = classes
-        self._shape = image_shape
-        self._per_shard = max(1, SHARD_BYTES // math.prod(image_shape))
-        self._pending: dict[SplitName, Images] = {}
-        self._filled: dict[SplitName, int] = {}
-        self._shards: dict[SplitName, list[ShardRecord]] = {}
-        self._labels: dict[SplitName, list[Labels]] = {}
-        self._names: dict[SplitName, IO[bytes]] = {}
-        # How often each value 0..255 occurs in each channel of the training images: mean and std follow exactly.
-        self._histogram = np.zeros((image_shape[2], 256), dtype=np.int64)
-
-    def __enter__(self) -> Self:
-        self._writer.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for stream in self._names.values():
-            with suppress(OSError):  # of a full disk, which has been reported
-                stream.close()
-        self._writer.__exit__(kind, error, trace)
-
-    def add(self, split: SplitName, images: Images, labels: Labels, names: Sequence[ImageName] | None = None) -> None:
-        """Append images, uint8 of shape (n, height, width, channels), labels, integers of shape (n,), and their names.
-
-        Of a split all images have names, or none.
-        """
-        if images.dtype != np.uint8 or images.shape[1:] != self._shape or len(images) != len(labels):
-            raise ValueError(f"{images.dtype} images of shape {images.shape} with {len(labels)} labels")
-        if len(images) != len(images if names is None else names):
-            raise ValueError(f"{len(images)} images with {len(names or ())} names")
-        if split in self._labels and (names is None) != (split not in self._names):
-            raise ValueError(f"some {split} images have names and others none")
-        if names is not None:
-            if split not in self._names:
-                self._names[split] = self._writer.new_file(f"{split}/names.jsonl").open("wb")
-            with naming(Path(self._names[split].name)):
-                self._names[split].writelines(name.line() for name in names)
-        if split == "train":
-            for channel in range(self._shape[2]):
-                self._histogram[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
-        self._labels.setdefault(split, []).append(np.asarray(labels, dtype=np.int64))
-        start = 0
-        while start < len(images):
-            # np.empty takes address space, not memory: pages are touched as images arrive.
-            if split not in self._pending:
-                self._pending[split] = np.empty((self._per_shard, *self._shape), dtype=np.uint8)
-            pending = self._pending[split]
-            filled = self._filled.get(split, 0)
-            taken = min(len(images) - start, self._per_shard - filled)
-            pending[filled : filled + taken] = images[start : start + taken]
-            self._filled[split] = filled + taken
-            start += taken
-            if self._filled[split] == self._per_shard:
-                self._write_shard(split)
-
-    def _write_shard(self, split: SplitName) -> None:
-        images = self._pending.pop(split)[: self._filled.pop(split)]
-        shards = self._shards.setdefault(split, [])
-        record = self._write_array(f"{split}/images-{len(shards):05d}.npy", images)
-        shards.append(ShardRecord(count=len(images), **record.model_dump()))
-
-    def _write_array(self, name: str, array: Images | Labels) -> FileRecord:
-        file = self._writer.new_file(name)
-        with writing(file) as output:
-            np.save(output, array, allow_pickle=False)
-        return self._writer.record(file)
-
-    def _finish_names(self, split: SplitName) -> FileRecord | None:
-        if split not in self._names:
-            return None
-        file = Path(self._names[split].name)
-        with naming(file):
-            self._names[split].close()
-        return self._writer.record(file)
-
-    def commit(
-        self,
-        *,
-        source: str,
-        test_split: Literal["given", "held out"],
-        manual_seed: int,
-        unreadable: list[UnreadableImage],
-        validation_split: Literal["given", "held out"] | None = None,
-        split_folders: dict[SplitName, str] | None = None,
-        left_out: LeftOut | None = None,
-        noted: Mapping[str, int] | None = None,
-    ) -> DatasetManifest:
-        """Write what is pending and the manifest; the dataset is whole from here on."""
-        splits: dict[SplitName, SplitRecord] = {}
-        for split in (name for name in get_args(SplitName) if name in self._labels):
-            if self._filled.get(split):
-                self._write_shard(split)
-            labels = np.concatenate(self._labels[split])
-            splits[split] = SplitRecord(
-                count=len(labels),
-                class_counts=np.bincount(labels, minlength=len(self._classes)).tolist(),
-                images=self._shards[split],
-                labels=self._write_array(f"{split}/labels.npy", labels),
-                names=self._finish_names(split),
-            )
-        height, width, channels = self._shape
-        manifest = DatasetManifest(
-            created_by=f"shutterline {__version__}",
-            source=source,
-            classes=self._classes,
-            image=ImageShape.model_validate({"height": height, "width": width, "channels": channels}),
-            normalisation=_normalisation(self._histogram),
-            splits=splits,
-            test_split=test_split,
-            manual_seed=manual_seed,
-            unreadable=unreadable,
-            validation_split=validation_split,
-            split_folders=split_folders or {},
-            left_out=left_out or LeftOut(),
-            noted=dict(noted or {}),
-        )
-        self._writer.commit(manifest)
-        return manifest
-
-
-def _normalisation(histogram: npt.NDArray[np.int64]) -> Normalisation:
-    mean, std = [], []
-    for counts in histogram.tolist():
-        total = sum(counts)
-        first = sum(value * count for value, count in enumerate(counts))
-        second = sum(value * value * count for value, count in enumerate(counts))
-        mean.append(first / (total * 255))
-        variance = (total * second - first * first) / (total * total)
-        # A channel that never varies has nothing to be divided by.
-        std.append(math.sqrt(variance) / 255 if variance > 0 else 1.0)
-    return Normalisation(mean=mean, std=std)
 
 
 ChosenSplits = Callable[[DatasetManifest], Collection[SplitName]]

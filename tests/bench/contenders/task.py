@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 
 from components.classifier.network import network_of
 from components.classifier.optimisers import build_optimiser
-from components.shared.artifacts.dataset import DatasetWriter, Images, Labels
+from components.shared.artifacts.dataset import Images, Labels
+from components.shared.artifacts.dataset_writer import DatasetWriter
 from components.shared.params.params import Params
 from pipelines.params_files import EXAMPLES
 from tests.examples import digits

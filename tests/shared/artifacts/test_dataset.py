@@ -19,11 +19,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from components.shared.artifacts import dataset as dataset_module
+from components.shared.artifacts import row_files
 from components.shared.artifacts.dataset import (
     DATASET,
     DatasetManifest,
-    DatasetWriter,
     SplitName,
     evaluation_splits,
     files_of_splits,
@@ -31,6 +30,7 @@ from components.shared.artifacts.dataset import (
     training_files,
     training_splits,
 )
+from components.shared.artifacts.dataset_writer import DatasetWriter
 from components.shared.artifacts.names import ImageName
 from components.shared.errors import ArtifactError
 from components.shared.files import sha256_of
@@ -64,7 +64,7 @@ def shards_of(images: int, shape: tuple[int, int, int] = SHAPE) -> Iterator[None
     """Shards of so many images, instead of 256 MiB."""
     with pytest.MonkeyPatch.context() as patch:
         size = int(np.prod(shape))
-        patch.setattr(dataset_module, "SHARD_BYTES", images * size + size // 2)
+        patch.setattr(row_files, "SHARD_BYTES", images * size + size // 2)
         yield
 
 
@@ -395,16 +395,16 @@ KILLED = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from components.shared.artifacts import artifact, dataset
+from components.shared.artifacts import artifact, dataset_writer, row_files
 
-dataset.SHARD_BYTES = 5 * 12 + 1
+row_files.SHARD_BYTES = 5 * 12 + 1
 
 def wait(moment):
     if moment == sys.argv[2]:
         print("now", flush=True)
         time.sleep(60)
 
-with dataset.DatasetWriter(Path(sys.argv[1]), ["a", "b"], (3, 4, 1)) as writer:
+with dataset_writer.DatasetWriter(Path(sys.argv[1]), ["a", "b"], (3, 4, 1)) as writer:
     wait("before the first file")
     writer.add("train", np.zeros((7, 3, 4, 1), np.uint8), np.zeros(7, np.int64))
     wait("between two shards")
