@@ -10,6 +10,7 @@ from components.data_prep.file_tree import FileTree, LocalTree
 from components.data_prep.folder_tree import Folder, paths_below, pictures_below
 from components.data_prep.idx import IDX_NAME, find_idx_files, open_idx
 from components.data_prep.info_csv import FILE_NAME, find_tables, is_table, open_info_csv
+from components.data_prep.parquet_source import find_parquet, open_parquet
 from components.data_prep.source import Source, listed, reading
 from components.data_prep.splits import split_of
 from components.shared.artifacts.dataset import DATASET
@@ -49,6 +50,13 @@ LAYOUTS = (
         find_tables,
         open_info_csv,
         names_images=True,
+    ),
+    Layout(
+        "parquet",
+        "Parquet files",
+        "Parquet files with columns image and label (train-00000-of-00003.parquet)",
+        find_parquet,
+        open_parquet,
     ),
     Layout(
         "folders",
