@@ -6,7 +6,7 @@ import filecmp
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -26,11 +26,17 @@ class FileTree(ABC):
         name: The data as the user names it: a path or a URI.
         kind: What it is, such as ``a zip archive``.
         root: All names below it.
+        is_file: Whether it is one file, which is all that the tree holds.
+        stack: What ends when the tree is closed.
     """
 
     name: str
     kind: str
     root: Folder
+
+    def __init__(self, name: str, kind: str) -> None:
+        self.name, self.kind, self.is_file = name, kind, False
+        self.stack = ExitStack()
 
     def at(self, file: str = "") -> str:
         """Where a file or folder is, for messages, as one printable line; the data itself is empty."""
@@ -70,33 +76,34 @@ class FileTree(ABC):
     ) -> None:
         self.close()
 
-    def close(self) -> None:  # noqa: B027 # most have nothing to close
+    def close(self) -> None:
         """Give up what is being fetched, and remove temporary files."""
+        self.stack.close()
 
 
 class LocalTree(FileTree):
     """A folder of this machine; or of one file the tree that holds it alone, by its name."""
 
     def __init__(self, data: Path, *, follow_links: bool = False) -> None:
-        self.name, self.kind = str(data), "a folder"
-        self._is_file = data.is_file()
-        self.data = data.parent if self._is_file else data
+        is_file = data.is_file()
+        super().__init__(str(data), "a file" if is_file else "a folder")
+        self.is_file = is_file
+        self.data = data.parent if self.is_file else data
         self._real_root = "" if follow_links else os.path.realpath(self.data)
         self.follow_links = follow_links
-        if self._is_file:
-            self.kind = "a file"
+        if self.is_file:
             self.root = Folder(os.path.realpath(self.data), others=[data.name])
         else:
             self.root = read_tree(data, follow_links=follow_links)
 
     def at(self, file: str = "") -> str:
         """Where a file or folder is; of one file the tree is at the file."""
-        return shown(self.data / file) if self._is_file and file else super().at(file)
+        return shown(self.data / file) if self.is_file and file else super().at(file)
 
     def local(self, file: str) -> Path:
         """The file itself."""
         path = self.data / file
-        if self._real_root and not self._is_file and not Path(os.path.realpath(path)).is_relative_to(self._real_root):
+        if self._real_root and not self.is_file and not Path(os.path.realpath(path)).is_relative_to(self._real_root):
             raise DataError(f"{self.at(file)}: {leads_out_of(self.data, 'the file')}")
         if not path.is_file():  # opening a pipe would wait for its other end
             raise DataError(f"{self.at(file)}: is not a file")

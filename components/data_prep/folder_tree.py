@@ -25,7 +25,7 @@ from components.shared.logs import step_logger
 from components.shared.text import shown
 
 # A recycle bin or a snapshot may hold more than the data: beyond this many files of one folder they are not counted.
-_COUNTED_FILES = 10_000
+MOST_COUNTED = 10_000
 # What a file without such an ending is tried as. Formats that begin with anything, such as TGA, would take texts for
 # pictures.
 _BY_CONTENT = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000")
@@ -147,8 +147,8 @@ def _count_files(folder: str) -> int:
     count = 0
     for _, _, files in os.walk(folder):
         count += len(files)
-        if count >= _COUNTED_FILES:
-            return _COUNTED_FILES
+        if count >= MOST_COUNTED:
+            return MOST_COUNTED
     return count
 
 
@@ -241,7 +241,7 @@ def count_left_out(root: Folder, images: Mapping[str, Collection[str]], used: Co
             "left out, being no data: the folders %s, with %d file(s)%s",
             ", ".join(f"{name} ({count})" for name, count in counted.folders.items()),
             inside,
-            f"; of one folder at most {_COUNTED_FILES} are counted" * (inside >= _COUNTED_FILES),
+            f"; of one folder at most {MOST_COUNTED} are counted" * (inside >= MOST_COUNTED),
         )
     return counted
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from components.data_prep.bucket_tree import Fetch
 from components.data_prep.class_folders import find_class_folders, open_class_folders
-from components.data_prep.file_tree import FileTree, LocalTree
+from components.data_prep.file_tree import FileTree
 from components.data_prep.folder_tree import Folder, paths_below, pictures_below
 from components.data_prep.idx import IDX_NAME, find_idx_files, open_idx
 from components.data_prep.info_csv import FILE_NAME, find_tables, is_table, open_info_csv
+from components.data_prep.open_tree import archives_in, open_tree
 from components.data_prep.parquet_source import find_parquet, open_parquet
-from components.data_prep.source import Source, listed, reading
+from components.data_prep.source import Source, listed
 from components.data_prep.splits import split_of
 from components.shared.artifacts.dataset import DATASET
 from components.shared.errors import DataError
 from components.shared.logs import step_logger
-from components.shared.storage.location import AnyPath, Location
+from components.shared.storage.location import AnyPath
 from components.shared.text import shown
 
 AUTO = "auto"
@@ -69,7 +71,12 @@ LAYOUTS = (
 
 
 def open_source(
-    data: AnyPath, n_classes: int | None = None, *, layout: str = AUTO, follow_links: bool = False
+    data: AnyPath,
+    n_classes: int | None = None,
+    *,
+    layout: str = AUTO,
+    follow_links: bool = False,
+    fetch: Fetch | None = None,
 ) -> Source:
     """Recognise the layout of the data and open them as a source, which is to be closed.
 
@@ -78,15 +85,21 @@ def open_source(
         n_classes: How many classes they must have; None: as many as are found.
         layout: ``auto``, or the layout that they have, whatever else they look like.
         follow_links: Whether links may lead out of a data folder.
+        fetch: Makes a local file of an object in a bucket that is no image; None: a temporary one.
 
     Raises:
         DataError: Nothing is there, it has none of the layouts or several, or its content cannot be used.
     """
-    tree = _opened(data, follow_links=follow_links)
+    tree = open_tree(data, follow_links=follow_links, fetch=fetch)
     try:
         if "" in tree.root.problems:
             tree.root.raise_problem(tree.at, "")
-        chosen, found = _recognised(tree, layout)
+        matches = _matches(tree, layout)
+        if not matches and (archives := archives_in(tree)):
+            archives.stack.push(tree)
+            tree = archives
+            matches = _matches(tree, layout)
+        chosen, found = _chosen(tree, matches, layout)
         source = chosen.open(tree, found, n_classes)
     except BaseException:
         tree.close()
@@ -95,45 +108,36 @@ def open_source(
     return source
 
 
-def _opened(data: AnyPath, *, follow_links: bool) -> FileTree:
-    if isinstance(data, Location):
-        raise NotImplementedError
-    where = shown(data)
-    with reading(data):
-        if not data.exists():
-            raise DataError(f"{where}: there is no such data folder")
-        if not data.is_dir():
-            raise DataError(f"{where}: is a file; name the folder that holds the data, and unpack archives first")
-        if (data / DATASET.manifest_file).exists():
-            raise DataError(f"{where}: is a dataset directory already; give it to train as it is")
-    return LocalTree(data, follow_links=follow_links)
-
-
-def _recognised(tree: FileTree, option: str) -> tuple[Layout, Any]:
-    """The layout of the data, and what makes it so."""
-    if option != AUTO:
-        forced = next(layout for layout in LAYOUTS if layout.option == option)
-        if (found := forced.find(tree)) is None:
-            raise DataError(
-                f"{tree.at()}: holds no {forced.name}, which --layout {option} (or data_layout) asks for: "
-                f"{forced.looks}; {_content(tree)}"
-            )
-        return forced, found
+def _matches(tree: FileTree, option: str) -> list[tuple[Layout, Any]]:
+    """The layouts that the data may have, and what makes them so; of a named one, whatever else there is."""
+    if DATASET.manifest_file in tree.root.others:
+        raise DataError(f"{tree.at()}: is a dataset directory already; give it to train as it is")
     matches: list[tuple[Layout, Any]] = []
     for layout in LAYOUTS:
-        naming = any(earlier.names_images for earlier, _ in matches)
-        if layout.find is find_class_folders and naming:
+        if option not in (AUTO, layout.option):
+            continue
+        if layout.find is find_class_folders and any(earlier.names_images for earlier, _ in matches):
             # Folders of splits hold the images that the tables name; only others can be classes.
             found = [name for name in tree.root.with_images() if not split_of(name)] or None
         else:
             found = layout.find(tree)
         if found is not None:
             matches.append((layout, found))
+    return matches
+
+
+def _chosen(tree: FileTree, matches: list[tuple[Layout, Any]], option: str) -> tuple[Layout, Any]:
     if len(matches) > 1:
         names = " and ".join(f"{layout.name} (--layout {layout.option})" for layout, _ in matches)
         raise DataError(
             f"{tree.at()}: holds {names}, and it must be clear which counts: give that --layout, or set data_layout, "
             "or move the other out of the data"
+        )
+    if not matches and option != AUTO:
+        layout = next(layout for layout in LAYOUTS if layout.option == option)
+        raise DataError(
+            f"{tree.at()}: holds no {layout.name}, which --layout {option} (or data_layout) asks for: {layout.looks}; "
+            f"{_content(tree)}"
         )
     if not matches:
         raise _unknown(tree)
@@ -147,6 +151,11 @@ def _recognised(tree: FileTree, option: str) -> tuple[Layout, Any]:
 def _unknown(tree: FileTree) -> DataError:
     """The error that the data have none of the layouts, with what is likely to be done."""
     root = tree.root
+    if tree.is_file:
+        return DataError(
+            f"{tree.at()}: is a file of no kind that holds data; an archive's name ends in .tar, .tar.gz, .tgz, "
+            ".tar.bz2 or .zip; else name the folder that holds the data"
+        )
     deeper = sorted(path for path, folder in paths_below(root) if path and _is_layout(folder))
     if len(deeper) == 1:
         return DataError(f"{tree.at()}: the data are deeper; give --data {tree.at(deeper[0])}")

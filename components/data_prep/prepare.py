@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from components.data_prep.assemble import Assembled, Inspect, Placed, assigned, describe, move
+from components.data_prep.bucket_tree import Fetch
 from components.data_prep.engine import Placing, decode_rows
 from components.data_prep.facts import Facts
 from components.data_prep.layout import open_source
@@ -90,6 +91,7 @@ def prepare(
     emit: Emit = ignore_events,
     layout: str | None = None,
     follow_links: bool = False,
+    fetch: Fetch | None = None,
 ) -> PrepareResult:
     """Read images and labels and write them as a dataset directory.
 
@@ -106,6 +108,7 @@ def prepare(
         emit: Gets the status of the step.
         layout: The layout that the data have; None: as ``data_layout`` says.
         follow_links: Whether links may lead out of the data folder.
+        fetch: Makes a local file of an object in a bucket that is no image; None: a temporary one.
 
     Raises:
         DataError: The data cannot be used; one line says what, where and what to do.
@@ -114,7 +117,8 @@ def prepare(
     """
     if problem := overlap_problem(data, dataset):
         raise ArtifactError(problem)
-    with open_source(data, params.n_classes, layout=layout or params.data_layout, follow_links=follow_links) as source:
+    layout = layout or params.data_layout
+    with open_source(data, params.n_classes, layout=layout, follow_links=follow_links, fetch=fetch) as source:
         return _prepared(source, dataset, params, emit)
 
 

@@ -1,4 +1,4 @@
-"""Data prep of local folders and of buckets: fetch, prepare, publish."""
+"""Data prep of local folders and of buckets: prepare what is read where it is, publish."""
 
 from __future__ import annotations
 
@@ -35,8 +35,13 @@ def prepare_staged(
     if problem := overlap_problem(data, dataset):
         raise ArtifactError(problem)
     with Staging(step_logger("data-prep"), emit, params) as staging:
-        folder, output = staging.tree(data), staging.output(dataset, DATASET)
-        follow = follow_links or wanted == "1"
-        return staging.publish(
-            prepare(data=folder, dataset=output, params=params, emit=staging.emit, layout=layout, follow_links=follow)
+        prepared = prepare(
+            data=data,
+            dataset=staging.output(dataset, DATASET),
+            params=params,
+            emit=staging.emit,
+            layout=layout,
+            follow_links=follow_links or wanted == "1",
+            fetch=staging.tree,
         )
+        return staging.publish(prepared)

@@ -96,7 +96,7 @@ def _archive(data: Path) -> None:
 
 LAYOUT: BadData = [
     (lambda data: data.rmdir(), "DATA: there is no such data folder"),
-    (_archive, "DATA: is a file; name the folder that holds the data, and unpack archives first"),
+    (_archive, "DATA: is a file of no kind that holds data; an archive's name ends in .tar"),
     (_files(), "(it holds nothing); it may be IDX files"),
     (_files("emnist.mat"), "in a layout that is known (it holds emnist.mat)"),
     (_files("dataset.json"), "is a dataset directory already; give it to train as it is"),

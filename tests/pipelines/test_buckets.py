@@ -149,7 +149,7 @@ def test_the_pipeline_takes_its_data_from_a_bucket_and_keeps_its_checkpoints_in_
         "-m", "pipelines.cli", "run", "--data", f"{gcs_bucket.uri}/digits", "--out", "out", "--json", *changed
     )
     assert done.returncode == 0, done.stderr
-    assert f"fetched {gcs_bucket.uri}/digits: 2 files" in done.stderr
+    assert f"fetched {gcs_bucket.uri}/digits/train-labels-idx1-ubyte.gz: 1 files" in done.stderr
     document = json.loads(done.stdout)
     assert document["status"] == "succeeded"
     assert Path(document["artifacts"]["checkpoints"]) == tmp_path / "out" / "checkpoints"

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from components.shared.errors import StorageRefusedError
 from components.shared.storage.download import Download
 from components.shared.storage.location import Location
-from components.shared.storage.store import StoredObject, connect
+from components.shared.storage.store import ChangedError, StoredObject, connect
 from components.shared.storage.transfer import Transfer, workers
 
 # What is on this machine's disk at once: enough that no thread waits for the network, however many objects there are.
 AHEAD_BYTES, AHEAD_FILES = 256 << 20, 512
+
+
+T = TypeVar("T")
 
 
 class FetchAhead:
@@ -63,6 +68,46 @@ class FetchAhead:
                 raise StorageRefusedError(f"{location}: nothing is there; check the name")
             yield single
 
+    def arrived(self, wanted: Iterable[tuple[T, StoredObject]]) -> Iterator[tuple[T, Path]]:
+        """Fetch objects, several at once, and hand out each when it is there, in the order in which they come.
+
+        The file is the caller's to remove. Only so much is fetched that is not yet handed out as there is room for.
+        Raises as :func:`~components.shared.storage.fetch.fetch_tree`, and StorageRefusedError where an object is gone,
+        or is another by now.
+        """
+        done: SimpleQueue[tuple[T, StoredObject, Future[Path]]] = SimpleQueue()
+        files = size = 0
+        coming = iter(wanted)
+        following = next(coming, None)
+        while files or following:
+            while following and (not files or (files < AHEAD_FILES and size + following[1].bytes <= AHEAD_BYTES)):
+                key, stored = following
+                files, size, self._number = files + 1, size + stored.bytes, self._number + 1
+                fetching = self._pool.submit(self._download, stored, f"{self._number}")
+                fetching.add_done_callback(partial(_put, done, key, stored))
+                following = next(coming, None)
+            key, stored, fetched = done.get()
+            files, size = files - 1, size - stored.bytes
+            try:
+                yield key, fetched.result()
+            except ChangedError as error:
+                uri = self._store.uri(stored.key)
+                raise StorageRefusedError(
+                    f"{uri}: was removed or replaced while the others were read; start again"
+                ) from error
+
+    def beginning(self, stored: StoredObject, most: int) -> bytes:
+        """An object's first bytes; a small one is verified and, where it is packed, unpacked."""
+        if stored.bytes <= most:
+            return self._store.read_whole(stored)
+
+        def attempt() -> bytes:
+            _, pieces = self._store.read(stored, 0, most)
+            with closing(pieces):
+                return b"".join(map(bytes, pieces))
+
+        return self._transfer.retry(self._store.uri(stored.key), attempt)
+
     def fetch(self, stored: StoredObject) -> AbstractContextManager[Path]:
         """Begin to fetch an object, as soon as there is room for it; within the context it is a file.
 
@@ -98,3 +143,9 @@ class FetchAhead:
                 self._files -= 1
                 self._bytes -= stored.bytes
                 self._changed.notify_all()
+
+
+def _put(
+    done: SimpleQueue[tuple[T, StoredObject, Future[Path]]], key: T, stored: StoredObject, fetched: Future[Path]
+) -> None:
+    done.put((key, stored, fetched))

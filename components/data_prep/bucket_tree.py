@@ -1,0 +1,97 @@
+"""The files in a bucket: names are listed, and content is fetched, images ahead of their use."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from components.data_prep.contents import Block, Encoded, FilePart, Read
+from components.data_prep.file_tree import FileTree
+from components.data_prep.folder_tree import Folder, shows_picture
+from components.data_prep.name_tree import NameTree
+from components.shared.errors import StorageRefusedError
+from components.shared.storage.fetch import fetch_tree
+from components.shared.storage.fetch_ahead import FetchAhead
+from components.shared.storage.location import Location, key_problem
+from components.shared.storage.store import ChangedError, StoredObject
+from components.shared.text import shown
+
+# By this much of its beginning an object without an image's ending is recognised as a picture.
+_BEGINNING = 1 << 20
+
+Fetch = Callable[[Location], Path]
+
+
+class BucketTree(FileTree):
+    """All objects below a location; or the one object there, as a tree that holds it alone.
+
+    Args:
+        location: The objects' common part.
+        fetch: Makes a local file of an object that is no image, which stays while the tree is open; None: a
+            temporary one.
+        scratch: Directory for images that have been fetched; None: the machine's.
+
+    Raises:
+        StorageRefusedError: Nothing is there, it may not be read, or a name cannot be that of a file.
+        StorageUnavailableError: The store does not answer.
+        DataError: There are too many names.
+    """
+
+    def __init__(self, location: Location, fetch: Fetch | None = None, scratch: str | None = None) -> None:
+        super().__init__(str(location), f"a {location.scheme}:// bucket")
+        self._location, self._fetch = location, fetch or self._fetched
+        self._objects: dict[str, StoredObject] = {}
+        self._scratch = scratch
+        with ExitStack() as stack:
+            self._ahead = stack.enter_context(FetchAhead(location, scratch))
+            self.root = self._listed()
+            self.stack = stack.pop_all()
+
+    def _listed(self) -> Folder:
+        names = NameTree(self.at)
+        for stored in self._ahead.objects(self._location):
+            if stored.key == self._location.key:
+                self.is_file = True
+                return Folder("", others=[self._location.name])
+            name = stored.key.removeprefix(self._location.prefix)
+            if problem := key_problem(name):
+                uri = shown(self._location.child(name))
+                raise StorageRefusedError(f"{uri}: cannot become a file: {problem}; rename the object")
+            if names.add(name):
+                self._objects[name] = stored
+        return names.root()
+
+    def at(self, file: str = "") -> str:
+        """The address of an object, or of all."""
+        return shown(self.name) if self.is_file else super().at(file)
+
+    def local(self, file: str) -> Path:
+        """What is fetched of the object."""
+        return self._fetch(self._location if self.is_file else self._location.child(file))
+
+    def read(self, files: Sequence[str]) -> Read:
+        """What hands out fetched files, in the order in which they come."""
+        return partial(self._read, files)
+
+    def _read(self, files: Sequence[str], wanted: Collection[int]) -> Iterator[Encoded | Block]:
+        objects = ((position, self._objects[files[position]]) for position in sorted(wanted))
+        for position, path in self._ahead.arrived(objects):
+            yield Encoded(position, FilePart(str(path)), release=partial(os.unlink, path))
+
+    def is_picture(self, real: str) -> bool:
+        """Whether an object is a picture, by its beginning."""
+        try:
+            return shows_picture(io.BytesIO(self._ahead.beginning(self._objects[real.removeprefix("/")], _BEGINNING)))
+        except ChangedError:
+            return False
+
+    def _fetched(self, location: Location) -> Path:
+        return fetch_tree(
+            location,
+            Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="shutterline-", dir=self._scratch))),
+        )
