@@ -143,6 +143,9 @@ def _require_comparable(where: Path, params: Params, source: str) -> None:
     except ArtifactError as error:
         fail(str(error), source, "baseline")
     ours, theirs = (params.n_classes, *params.stored_shape), (len(baseline.classes), *baseline.resized.as_tuple())
+    for key in ("image_fit", "image_interpolation"):
+        if (of_baseline := getattr(baseline, key)) != (wanted := getattr(params, key)):
+            fail(f"{where}: is a model of {key} {of_baseline}, and the params say {wanted}", source, "baseline")
     if ours != theirs:
         spelled = ("{} classes of {} × {} pixels in {} channel(s)".format(*each) for each in (theirs, ours))
         fail(f"{where}: is a model of {next(spelled)}, and the params are of {next(spelled)}", source, "baseline")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -71,8 +72,10 @@ def metadata_of(
     shape: tuple[int, int, int] = SHAPE,
     weights: bytes = WEIGHTS,
     stored: tuple[int, int, int] | None = None,
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
     return {
+        **{f"shutterline.{name}": value for name, value in more.items()},
         "shutterline.version": __version__,
         "shutterline.classes": json.dumps(list(classes), ensure_ascii=False),
         "shutterline.image": json.dumps(shape),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from components.classifier.images import Normaliser
 from components.shared.artifacts.artifact import ImageShape, Normalisation
+from components.shared.params.types import Fit, Interpolation
 from components.shared.version import __version__
 
 
@@ -24,6 +25,9 @@ def onnx_bytes(
     image: ImageShape,
     weights_sha256: str,
     stored_image: ImageShape | None = None,
+    image_fit: Fit = "stretch",
+    image_interpolation: Interpolation = "bilinear",
+    alpha_background: tuple[int, int, int] = (255, 255, 255),
 ) -> bytes:
     """The content of model.onnx.
 
@@ -35,6 +39,9 @@ def onnx_bytes(
         image: Shape of each image.
         weights_sha256: Of the file that has the same weights.
         stored_image: Shape of images before their middle is taken; None: they are taken whole.
+        image_fit: How images of other proportions get the shape.
+        image_interpolation: How they are resized.
+        alpha_background: Red, green and blue behind transparent parts.
 
     Raises:
         ValueError: The graph is another network's: it asks for a weight that there is not, or one of another shape or
@@ -65,6 +72,9 @@ def onnx_bytes(
         ("image", json.dumps(image.as_tuple())),
         ("weights_sha256", weights_sha256),
         *([("stored_image", json.dumps(stored_image.as_tuple()))] if stored_image is not None else []),
+        *([("image_fit", image_fit)] if image_fit != "stretch" else []),
+        *([("image_interpolation", image_interpolation)] if image_interpolation != "bilinear" else []),
+        *([("alpha_background", json.dumps(alpha_background))] if alpha_background != (255, 255, 255) else []),
     ):
         model.metadata_props.add(key=f"shutterline.{name}", value=text)
     content: bytes = model.SerializeToString(deterministic=True)

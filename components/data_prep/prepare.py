@@ -104,7 +104,8 @@ def prepare(
         params: ``image_height``, ``image_width``, ``is_image_color`` and ``n_classes``; ``stored_height`` and
             ``stored_width`` where images are stored larger than the model takes them; ``manual_seed``,
             ``test_fraction`` and ``validation_fraction`` where images are held out; ``max_unreadable``;
-            ``alpha_background``; ``gate``, whose classes must be among the data's.
+            ``image_fit``, ``image_interpolation`` and ``alpha_background``; ``gate``, whose classes must be among the
+            data's.
         emit: Gets the status of the step.
         layout: The layout that the data have; None: as ``data_layout`` says.
         follow_links: Whether links may lead out of the data folder.
@@ -149,7 +150,7 @@ def _log_source(source: Source, params: Params) -> None:
         _log.info("images are stored as %d×%d, and the model takes %d×%d of each", *sizes)
     if similar := alike(source.classes):
         _log.warning("%d classes differ from another in case or spaces alone: %s", len(similar), listed(similar))
-    if source.name == "IDX files" and params.alpha_background != "white":
+    if source.name == "IDX files" and params.image_fit != "pad" and params.alpha_background != "white":
         _log.warning("alpha_background %s has no effect: IDX images are never transparent", params.alpha_background)
     if "validation" in source.splits and (fraction := params.validation_fraction) > 0:
         _log.warning("validation_fraction %g has no effect: the data brings its validation split", fraction)
@@ -241,6 +242,9 @@ class _Preparation:
                 validation_split=self._origin("validation"),
                 split_folders={split: shown(of.folder) for split, of in source.splits.items()},
                 left_out=source.left_out,
+                image_fit=params.image_fit,
+                image_interpolation=params.image_interpolation,
+                alpha_background=params.background,
                 noted={note: noted[note] for note in NOTES if noted[note]},
                 manual_seed=params.manual_seed,
                 unreadable=[image for facts in self._facts.values() for _, image in sorted(facts.unreadable.items())],

@@ -27,6 +27,12 @@ def check_data(model: Model, dataset: Dataset) -> None:
             f"{model.path}: takes images of {_spelled(ours.as_tuple())}{middle}, and the dataset {dataset.path} has "
             f"images of {_spelled(theirs.as_tuple())}; evaluate the model on data prepared like its own"
         )
+    for key in ("image_fit", "image_interpolation"):
+        if (of_model := getattr(model.manifest, key)) != (of_data := getattr(dataset.manifest, key)):
+            raise ArtifactError(
+                f"{model.path}: was trained with {key} {of_model}, and the dataset {dataset.path} was prepared with "
+                f"{of_data}; evaluate the model on data prepared like its own"
+            )
     if "test" not in dataset.splits:
         raise ArtifactError(f"{dataset.path}: has no test split to evaluate on; prepare the data again")
 
@@ -70,6 +76,10 @@ def _params_agree(model: Model, params: Params) -> None:
                 if given is not None or has_stored
             ),
             ("n_classes", params.n_classes, len(model.manifest.classes), f"is {params.n_classes}"),
+            *(
+                (key, getattr(params, key), getattr(model.manifest, key), f"is {getattr(params, key)}")
+                for key in ("image_fit", "image_interpolation")
+            ),
         )
         if wanted != got
     ]

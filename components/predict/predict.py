@@ -7,25 +7,23 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import TypeAdapter, ValidationError
 
 from components.predict.image_files import ImageFile, ImageFiles
-from components.shared.artifacts.model import MODEL, ONNX_FILE, Model, onnx_file, open_model
+from components.shared.artifacts.model import MODEL, ONNX_FILE, onnx_file, open_model
 from components.shared.decoding.batches import LEAST_SIZE, AnyFile, DecodedBatch, decode_batches
 from components.shared.decoding.pixels import Note
-from components.shared.decoding.rendering import WHITE, Background, Rendering
-from components.shared.errors import ArtifactError, InputError
+from components.shared.decoding.rendering import Rendering
+from components.shared.errors import InputError
 from components.shared.inference.classifier import OnnxClassifier
+from components.shared.inference.guard import OnnxMetadata
 from components.shared.inference.runtime import check_device
 from components.shared.logs import step_logger
-from components.shared.params.types import ColorOfBackground, background_of
 from components.shared.storage.location import AnyPath, Location, parse_location
-from components.shared.text import first_line
 
 TOP_K = 3
 # Decoded images of a batch: enough for ONNX Runtime to be fast, few enough that the first results come soon.
@@ -54,10 +52,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model that is ready, and what is behind transparent parts of its images."""
+    """A model that is ready, and what it takes of every image."""
 
     classifier: OnnxClassifier
-    background: Background = WHITE
+    rendering: Rendering
     noted: Counter[Note] = field(default_factory=Counter)  # of how many images there was something to report
 
     @classmethod
@@ -65,7 +63,7 @@ class Predictor:
         """Open a model.
 
         Args:
-            model: A model directory, a run directory, or a model.onnx alone, which composites images on white.
+            model: A model directory, a run directory, or a model.onnx alone.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
         Raises:
@@ -75,13 +73,16 @@ class Predictor:
         """
         check_device(device, _log)
         if model.is_file() and model.name != MODEL.manifest_file:
-            return cls(OnnxClassifier.from_file(model, device))
+            classifier = OnnxClassifier.from_file(model, device)
+            return cls(classifier, _rendering(classifier.metadata))
         if model.name == MODEL.manifest_file:
             raise InputError(f"{model}: is a model's manifest; name its directory")
         if (model / ONNX_FILE).exists() and not (model / MODEL.manifest_file).exists():
             raise InputError(f"{model}: has no {MODEL.manifest_file}; name {model / ONNX_FILE} itself")
         opened = open_model(model, onnx_file)
-        return cls(OnnxClassifier.open(opened, device), _background(opened))
+        background = opened.manifest.background(opened.path / MODEL.manifest_file)
+        classifier = OnnxClassifier.open(opened, device)
+        return cls(classifier, replace(_rendering(classifier.metadata), background=background))
 
     def batches(self, files: Iterable[ImageFile], top_k: int = TOP_K) -> Generator[list[Prediction], None, None]:
         """Predictions of files in order, some at a time; the next files are decoded while these are in the network.
@@ -97,8 +98,7 @@ class Predictor:
                 names.append(file.name)
                 yield file.opened
 
-        shape = self.classifier.stored_shape
-        size = max(LEAST_SIZE, min(self.classifier.batch_size, _BATCH_BYTES // math.prod(shape)))
+        size = max(LEAST_SIZE, min(self.classifier.batch_size, _BATCH_BYTES // math.prod(self.rendering.shape)))
         waiting: deque[tuple[DecodedBatch, Future[npt.NDArray[np.float32]]]] = deque()
 
         def predicted() -> list[Prediction]:
@@ -109,7 +109,7 @@ class Predictor:
         # One thread runs the network, and this one asks for files, so that neither waits for the other.
         with (
             ThreadPoolExecutor(1, thread_name_prefix="network") as network,
-            closing(decode_batches(named(), Rendering(shape, self.background), size=size)) as decoded,
+            closing(decode_batches(named(), self.rendering, size=size)) as decoded,
         ):
             try:
                 for batch in decoded:
@@ -193,11 +193,6 @@ def check_top_k(top_k: int) -> None:
         raise InputError(f"top_k: must be 1 or more, got {top_k}")
 
 
-def _background(model: Model) -> Background:
-    """What data prep composited transparent parts on; models of versions that had no choice have white."""
-    color = model.manifest.provenance.params.get("alpha_background", "white")
-    try:
-        return background_of(TypeAdapter(ColorOfBackground).validate_python(color))
-    except ValidationError as error:
-        where = f"{model.path / MODEL.manifest_file}: provenance.params.alpha_background"
-        raise ArtifactError(f"{where}: {first_line(error)}; the file is damaged") from error
+def _rendering(of: OnnxMetadata) -> Rendering:
+    red, green, blue = of.alpha_background
+    return Rendering(of.resized, (red, green, blue), of.image_fit, of.image_interpolation)

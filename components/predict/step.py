@@ -139,7 +139,7 @@ def predict_staged(
                 where = ", ".join("standard input" if each == STANDARD_INPUT else str(each) for each in locations)
                 what = f"none of {unread} files can be read; the first is {first}" if unread else "no image is there"
                 raise DataError(f"{shown(where)}: {what}{others}")
-        color = "white" if predictor.background == WHITE else list(predictor.background)
+        color = "white" if predictor.rendering.background == WHITE else list(predictor.rendering.background)
         for level, line in note_lines(predictor.noted, color):
             _log.log(level, "%s", line)
         if left_out:

@@ -46,6 +46,9 @@ def model_card(model: Model, evaluation: Evaluation) -> str:
             stored=stored,
             top=central_start(stored.height, image.height),
             left=central_start(stored.width, image.width),
+            fit=manifest.image_fit,
+            interpolation=manifest.image_interpolation.upper(),
+            background=_color(manifest.background(model.path / MODEL.manifest_file), image.channels),
             mode="RGB" if image.channels == 3 else "L",
             classes=manifest.classes,
             parameters=manifest.parameters,
@@ -67,6 +70,12 @@ def model_card(model: Model, evaluation: Evaluation) -> str:
             created_by=manifest.created_by,
         )
     )
+
+
+def _color(background: tuple[int, int, int], channels: int) -> int | tuple[int, int, int]:
+    """A background as Pillow takes it: of grayscale images its ITU-R 601 luma, rounded as Pillow does."""
+    red, green, blue = background
+    return background if channels == 3 else (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
 
 
 def escaped(text: object) -> Markup:

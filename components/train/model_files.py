@@ -61,6 +61,9 @@ def write_weights(
             image=image,
             weights_sha256=weights.sha256,
             stored_image=stored_image,
+            image_fit=data.image_fit,
+            image_interpolation=data.image_interpolation,
+            alpha_background=inputs.params.background,
         )
         file = written(ONNX_FILE, content)
         require_same_predictions(file, trainer, poll, log)
@@ -95,6 +98,8 @@ def commit_model(
         classes=data.classes,
         image=image,
         stored_image=stored_image,
+        image_fit=data.image_fit,
+        image_interpolation=data.image_interpolation,
         normalisation=inputs.normalisation,
         net_arch=[layer.model_dump(by_alias=True) for layer in params.net_arch],
         parameters=count_parameters(trainer.network),

@@ -97,6 +97,7 @@ def check_inputs(checked: Checked, dataset: Path) -> TrainingInputs:
     height, width, channels = data.manifest.image.as_tuple()
     wanted_height, wanted_width, _ = params.stored_shape
     stored = "stored" if params.stored_height is not None else "image"
+    color = list(params.background)
     problems = [
         Problem(key, f"is {wanted}{unit}, and the dataset {data.path} has {got}; prepare the data again")
         for key, wanted, got, unit in (
@@ -104,6 +105,9 @@ def check_inputs(checked: Checked, dataset: Path) -> TrainingInputs:
             (f"{stored}_width", wanted_width, width, ""),
             ("is_image_color", params.channels, channels, " channel(s)"),
             ("n_classes", params.n_classes, len(data.manifest.classes), ""),
+            ("image_fit", params.image_fit, data.manifest.image_fit, ""),
+            ("image_interpolation", params.image_interpolation, data.manifest.image_interpolation, ""),
+            ("alpha_background", color, data.manifest.alpha_background or color, ""),
         )
         if wanted != got
     ]

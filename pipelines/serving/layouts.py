@@ -52,10 +52,10 @@ output [
   }}
 ]
 """
-# What clients must do first, where the model takes the middle of larger images. Triton hands parameters to clients.
-_STORED = """parameters {{
-  key: "shutterline.stored_image"
-  value: {{ string_value: "{stored}" }}
+# What clients must do first, where it is not to resize images to the model's size. Triton hands parameters to clients.
+_PARAMETER = """parameters {{
+  key: "shutterline.{name}"
+  value: {{ string_value: "{text}" }}
 }}
 """
 _TRITON_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -114,7 +114,11 @@ def repository(
         labels=LABELS_FILE,
     )
     if manifest.stored_image is not None:
-        config += _STORED.format(stored=json.dumps(manifest.stored_image.as_tuple()))
+        config += _PARAMETER.format(name="stored_image", text=json.dumps(manifest.stored_image.as_tuple()))
+    if manifest.image_fit != "stretch":
+        config += _PARAMETER.format(name="image_fit", text=manifest.image_fit)
+    if manifest.image_interpolation != "bilinear":
+        config += _PARAMETER.format(name="image_interpolation", text=manifest.image_interpolation)
     labels = "".join(f"{label}\n" for label in manifest.classes)
     beside = {f"{name}/{LABELS_FILE}": labels.encode(), f"{name}/{CONFIG_FILE}": config.encode()}
     if layout == "kserve":
@@ -156,11 +160,19 @@ def _service(name: str, storage_uri: str | None) -> dict[str, Any]:
 def advice_for_clients(manifest: ModelManifest) -> str:
     """What clients do with an image before they send it, in one line; empty where they only resize it."""
     image, stored = manifest.image, manifest.resized
-    if stored == image:
+    fit, interpolation = manifest.image_fit, manifest.image_interpolation
+    how = {
+        "stretch": "resize images to",
+        "crop": "scale images to cover, and keep the middle of,",
+        "pad": "scale images to lie within, and surround with alpha_background,",
+    }[fit]
+    if stored == image and fit == "stretch" and interpolation == "bilinear":
         return ""
+    if stored == image:
+        return f"clients {how} {image.height}×{image.width} (height×width), by {interpolation} interpolation"
     top, left = central_start(stored.height, image.height), central_start(stored.width, image.width)
     return (
-        f"clients resize images to {stored.height}×{stored.width} (height×width) and send the middle "
+        f"clients {how} {stored.height}×{stored.width} (height×width) and send the middle "
         f"{image.height}×{image.width} of each, from row {top} and column {left} on, counted from 0"
     )
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from components.shared.artifacts.model import EpochRecord, ModelManifest, Proven
 from components.shared.artifacts.names import ImageName
 from components.shared.files import sha256_of
 from components.shared.params.params import Params
-from tests.onnx_models import onnx_model, write_onnx_directory
+from tests.onnx_models import metadata_of, onnx_model, write_onnx_directory
 
 CLASSES = ["cat", "dog", "eel"]
 RAW_PARAMS: dict[str, Any] = {
@@ -50,6 +51,7 @@ def write_dataset(
     count: int = 50,
     seed: int = 0,
     named: bool = True,
+    **rendered: Any,
 ) -> DatasetManifest:
     names = CLASSES if classes is None else classes
     random = np.random.default_rng(seed)
@@ -58,7 +60,7 @@ def write_dataset(
             images = random.integers(0, 256, (count, *shape), dtype=np.uint8)
             files = [ImageName.of(f"{split}/=1+{index}.png", 640, 480 + index) for index in range(count)]
             writer.add(split, images, random.integers(0, len(names), count), files if named else None)
-        return writer.commit(source="noise", test_split="given", manual_seed=seed, unreadable=[])
+        return writer.commit(source="noise", test_split="given", manual_seed=seed, unreadable=[], **rendered)
 
 
 def linear_model(
@@ -68,8 +70,9 @@ def linear_model(
     *,
     nan: bool = False,
     stored: tuple[int, int, int] | None = None,
+    **more: str,
 ) -> bytes:
-    """A model.onnx that is linear in the pixels; or one that gives values that are not finite."""
+    """A model.onnx that is linear in the pixels; or one that gives values that are not finite; with more metadata."""
     random = np.random.default_rng(seed)
     weights = random.normal(size=(len(classes), math.prod(shape))).astype(np.float32) / 4
     offsets = np.full(len(classes), np.nan if nan else 0, dtype=np.float32)
@@ -82,9 +85,13 @@ def linear_model(
     ]
     initialisers = [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(offsets, "offsets")]
     return bytes(
-        onnx_model(classes, shape, nodes=nodes, initialisers=initialisers, stored=stored).SerializeToString(
-            deterministic=True
-        )
+        onnx_model(
+            classes,
+            shape,
+            nodes=nodes,
+            initialisers=initialisers,
+            metadata=metadata_of(classes, shape, stored=stored, more=more),
+        ).SerializeToString(deterministic=True)
     )
 
 
@@ -124,8 +131,11 @@ def write_model(
     }
     shape = params.image_shape
     stored = params.stored_shape if params.stored_shape != shape else None
-    content = linear_model(names, shape, seed, nan=nan, stored=stored)
-    return write_onnx_directory(path, content, classes=names, shape=shape, stored=stored, **fields | changes).manifest
+    rendered: dict[str, Any] = {"image_fit": params.image_fit, "image_interpolation": params.image_interpolation}
+    more = {**rendered, "alpha_background": json.dumps(params.background)}
+    content = linear_model(names, shape, seed, nan=nan, stored=stored, **more)
+    fields |= {"classes": names, "shape": shape, "stored": stored, **rendered}
+    return write_onnx_directory(path, content, **fields | changes).manifest
 
 
 @dataclass(frozen=True)
@@ -151,7 +161,12 @@ class Parts:
 
 def parts_in(folder: Path, **changes: Any) -> Parts:
     params = params_of(**changes)
-    write_dataset(folder / "dataset", shape=params.stored_shape)
+    write_dataset(
+        folder / "dataset",
+        shape=params.stored_shape,
+        image_fit=params.image_fit,
+        image_interpolation=params.image_interpolation,
+    )
     write_model(folder / "model", params, dataset=folder / "dataset")
     return Parts(folder / "model", folder / "dataset", folder / "evaluation", params)
 

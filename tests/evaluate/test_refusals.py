@@ -126,6 +126,10 @@ PAIRINGS: dict[str, tuple[Damage, str]] = {
         lambda parts: write_dataset(parts.dataset, shape=(8, 9, 1)),
         "takes images of 8×8 pixels with 1 channel(s), and the dataset {dataset} has images of 8×9 pixels",
     ),
+    "fit": (
+        lambda parts: write_dataset(parts.dataset, image_fit="pad"),
+        "was trained with image_fit stretch, and the dataset {dataset} was prepared with pad; evaluate the model on",
+    ),
     "image channels": (
         lambda parts: write_dataset(parts.dataset, shape=(8, 8, 3)),
         "has images of 8×8 pixels with 3 channel(s)",

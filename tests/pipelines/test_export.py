@@ -167,6 +167,7 @@ def test_clients_of_a_model_with_a_stored_size_read_what_to_send(
     shutterline: Shutterline, refused: Refused, tmp_path: Path, model: Model
 ) -> None:
     stored = write_onnx_directory(tmp_path / "stored", stored=(13, 10, 3))
+    cropped = write_onnx_directory(tmp_path / "cropped", image_fit="crop", image_interpolation="lanczos")
     options = ["--layout", "triton", "-o", tmp_path / "out"]
 
     done = shutterline("export", stored.path, *options)
@@ -178,6 +179,12 @@ def test_clients_of_a_model_with_a_stored_size_read_what_to_send(
     config = config_of(tmp_path / "out" / "classifier" / "config.pbtxt")
     assert config.parameters["shutterline.stored_image"].string_value == "[13, 10, 3]"
     assert list(config.input[0].dims) == [8, 8, 3]
+    done = shutterline("export", cropped.path, *options, "--name", "cropped")
+    scaled = "clients scale images to cover, and keep the middle of, 8×8 (height×width), by lanczos interpolation"
+    assert done.err.splitlines()[-1] == scaled
+    parameters = config_of(tmp_path / "out" / "cropped" / "config.pbtxt").parameters
+    assert parameters["shutterline.image_fit"].string_value == "crop"
+    assert parameters["shutterline.image_interpolation"].string_value == "lanczos"
     message = refused("export", model.path, *options, "--version", 2)
     assert "has other classes or images, and all versions of a model share them" in message
 

@@ -138,6 +138,10 @@ def test_a_gate_is_needed_to_be_required_and_places_are_looked_at_before_anythin
     assert (
         "baseline: pets: is a model of 3 classes of 8 × 8 pixels in 3 channel(s), and the params are of 10 classes of "
     ) in refused(*run, "--set", "baseline=pets")
+    write_onnx_directory(Path("padded"), image_fit="pad")
+    assert "baseline: padded: is a model of image_fit pad, and the params say stretch" in refused(
+        *run, "--set", "baseline=padded"
+    )
     Path("file").write_text("")
     assert "publish_uri file: cannot be written by user" in refused(*run, "--set", "publish_uri=file")
     assert "is in the data" in refused(*run, "--set", f"publish_uri={DIGITS}/published")

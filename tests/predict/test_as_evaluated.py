@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,10 +32,20 @@ def _photos(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("background", ["white", [200, 10, 60]])
-def test_a_held_out_file_is_predicted_as_it_was_evaluated(tmp_path: Path, background: str | list[int]) -> None:
+@pytest.mark.parametrize(
+    "rendered",
+    [
+        {},
+        {"alpha_background": [200, 10, 60], "image_fit": "pad"},
+        {"image_fit": "crop", "image_interpolation": "lanczos"},
+        {"image_fit": "crop", "stored_height": 11, "stored_width": 9, "image_interpolation": "nearest"},
+        {"image_fit": "pad", "stored_height": 11, "stored_width": 9, "alpha_background": "black"},
+    ],
+    ids=str,
+)
+def test_a_held_out_file_is_predicted_as_it_was_evaluated(tmp_path: Path, rendered: dict[str, Any]) -> None:
     data = _photos(tmp_path / "photos")
-    params = params_of(is_image_color=True, alpha_background=background, test_fraction=0.4)
+    params = params_of(is_image_color=True, test_fraction=0.4, **rendered)
     prepare(data=data, dataset=tmp_path / "dataset", params=params)
     write_model(tmp_path / "model", params, dataset=tmp_path / "dataset")
     evaluate(model=tmp_path / "model", dataset=tmp_path / "dataset", evaluation=tmp_path / "evaluation", params=params)
@@ -42,10 +53,11 @@ def test_a_held_out_file_is_predicted_as_it_was_evaluated(tmp_path: Path, backgr
         evaluated = {row["file"]: row for row in csv.DictReader(stream)}
     assert len(evaluated) == 15
 
-    found = list(predict(tmp_path / "model", [data / name for name in evaluated]))
+    for model in (tmp_path / "model", tmp_path / "model" / "model.onnx"):
+        found = list(predict(model, [data / name for name in evaluated]))
 
-    assert [each.file for each in found] == [str(data / name) for name in evaluated]
-    for each, row in zip(found, evaluated.values(), strict=True):
-        assert each.classes[0][0] == row["predicted"]
-        assert np.float32(each.classes[0][1]) == pytest.approx(float(row["confidence"]), abs=1e-6)
-    assert len({each.classes for each in found}) == 15
+        assert [each.file for each in found] == [str(data / name) for name in evaluated]
+        for each, row in zip(found, evaluated.values(), strict=True):
+            assert each.classes[0][0] == row["predicted"]
+            assert np.float32(each.classes[0][1]) == pytest.approx(float(row["confidence"]), abs=1e-6)
+        assert len({each.classes for each in found}) == 15

@@ -219,6 +219,18 @@ def test_a_dataset_of_another_size_is_refused(few: Path) -> None:
         "stored_width": f"is 9, and the dataset {few} has 8; prepare the data again",
     }
     assert list(refused(trial_trainer, few, small(**sizes))) == ["image_height", "image_width"]
+    otherwise = small(image_fit="crop", image_interpolation="box")
+    assert refused(trial_trainer, few, otherwise) == {
+        "image_fit": f"is crop, and the dataset {few} has stretch; prepare the data again",
+        "image_interpolation": f"is box, and the dataset {few} has bilinear; prepare the data again",
+    }
+
+
+def test_a_dataset_of_another_background_is_refused(chain: Chain) -> None:
+    data, params = chain.folder / "dataset", chain.params.model_copy(update={"alpha_background": "black"})
+    assert refused(trial_trainer, data, params) == {
+        "alpha_background": f"is [0, 0, 0], and the dataset {data} has [255, 255, 255]; prepare the data again"
+    }
 
 
 def test_one_batch_is_learnt_by_heart_from_the_middle_of_its_images(few: Path) -> None:

@@ -115,6 +115,9 @@ class Normalisation(Record):
                 raise ValueError(f"its {name} has {len(values)} numbers, and images have {channels} channel(s)")
 
 
+Color = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]  # RGB
+
+
 class Manifest(Record):
     """What every manifest starts with."""
 

@@ -24,6 +24,7 @@ from pydantic import Field, model_validator
 from components.shared.artifacts.artifact import (
     ArtifactKind,
     ClassNames,
+    Color,
     FileRecord,
     ImageShape,
     Manifest,
@@ -33,6 +34,7 @@ from components.shared.artifacts.artifact import (
 )
 from components.shared.artifacts.names import ImageName, read_names
 from components.shared.errors import ArtifactError
+from components.shared.params.types import Fit, Interpolation
 
 SplitName = Literal["train", "validation", "test"]
 Images = npt.NDArray[np.uint8]
@@ -111,6 +113,11 @@ class DatasetManifest(Manifest):
         default_factory=dict, description="The folder of each split that the data brought; empty: the data folder."
     )
     left_out: LeftOut = Field(default_factory=LeftOut)
+    image_fit: Fit = Field("stretch", description="How images of other proportions became `image`.")
+    image_interpolation: Interpolation = Field("bilinear", description="How images were resized.")
+    alpha_background: Color | None = Field(
+        None, description="What transparent parts were composited on; None: not recorded, as up to version 0.11."
+    )
     reports: list[FileRecord] = Field(default_factory=list, description="What was found out about the images.")
 
     @model_validator(mode="after")

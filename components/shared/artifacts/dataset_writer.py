@@ -26,6 +26,7 @@ from components.shared.artifacts.dataset import (
 from components.shared.artifacts.names import ImageName
 from components.shared.artifacts.row_files import Histogram, RowFiles, histogram_of
 from components.shared.files import naming, writing
+from components.shared.params.types import Fit, Interpolation
 from components.shared.version import __version__
 
 
@@ -132,6 +133,9 @@ class DatasetWriter:
         left_out: LeftOut | None = None,
         noted: Mapping[str, int] | None = None,
         reports: Sequence[FileRecord] = (),
+        image_fit: Fit = "stretch",
+        image_interpolation: Interpolation = "bilinear",
+        alpha_background: tuple[int, int, int] | None = None,
     ) -> DatasetManifest:
         """Finish all files and write the manifest; the dataset is whole from here on."""
         splits: dict[SplitName, SplitRecord] = {}
@@ -160,6 +164,9 @@ class DatasetWriter:
             left_out=left_out or LeftOut(),
             noted=dict(noted or {}),
             reports=list(reports),
+            image_fit=image_fit,
+            image_interpolation=image_interpolation,
+            alpha_background=None if alpha_background is None else list(alpha_background),
         )
         self._writer.commit(manifest)
         return manifest

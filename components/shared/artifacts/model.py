@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from components.shared.artifacts.artifact import (
     ArtifactKind,
@@ -31,6 +31,8 @@ from components.shared.artifacts.artifact import (
 )
 from components.shared.cropping import can_hold
 from components.shared.errors import ArtifactError
+from components.shared.params.types import ColorOfBackground, Fit, Interpolation, background_of
+from components.shared.text import first_line
 
 ONNX_FILE = "model.onnx"
 # A protobuf message, which the whole file is, can have no more.
@@ -141,6 +143,8 @@ class ModelManifest(Manifest):
     stored_image: ImageShape | None = Field(
         None, description="What images are resized to, and the middle taken of; None: as `image`, taken whole."
     )
+    image_fit: Fit = Field("stretch", description="How images of other proportions became `image`, or `stored_image`.")
+    image_interpolation: Interpolation = Field("bilinear", description="How images were resized.")
     normalisation: Normalisation | None
     net_arch: list[dict[str, Any]] = Field(description="The feature layers; Flatten and Linear follow them.")
     parameters: int = Field(ge=1, description="Number of trainable parameters.")
@@ -178,6 +182,18 @@ class ModelManifest(Manifest):
     def resized(self) -> ImageShape:
         """What images are resized to before the network takes their middle, or all of them."""
         return self.stored_image or self.image
+
+    def background(self, where: object) -> tuple[int, int, int]:
+        """What data prep composited transparent parts on; white for models of versions that had no choice.
+
+        ArtifactError: the params of the model, which is at `where`, have no such color.
+        """
+        color = self.provenance.params.get("alpha_background", "white")
+        try:
+            return background_of(TypeAdapter(ColorOfBackground).validate_python(color))
+        except ValidationError as error:
+            message = f"{where}: provenance.params.alpha_background: {first_line(error)}; the file is damaged"
+            raise ArtifactError(message) from error
 
 
 MODEL = ArtifactKind("model", "model.json", ModelManifest)

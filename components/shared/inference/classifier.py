@@ -26,6 +26,7 @@ class OnnxClassifier:
         classes: Names, in the order of the probabilities.
         image_shape: Height and width in pixels, and channels, of each image that the network takes.
         stored_shape: The same of images before their middle is taken; as `image_shape` where they are taken whole.
+        metadata: What the file says of itself, such as how images get `stored_shape`.
         batch_size: Images that go through the network at once. It follows from network and image size alone, so that
             no caller's batch changes a result.
         device: What it runs on, for people.
@@ -37,6 +38,7 @@ class OnnxClassifier:
         self.classes: list[str] = checked.metadata.classes
         self.image_shape: tuple[int, int, int] = checked.metadata.image
         self.stored_shape: tuple[int, int, int] = checked.metadata.resized
+        self.metadata = checked.metadata
         self.batch_size = checked.batch_size
         try:
             self._session = open_session(file, device)

@@ -15,12 +15,13 @@ from typing import Literal
 from onnx import AttributeProto, NodeProto, TensorProto, defs
 from pydantic import Field, Json, PositiveInt, ValidationError, ValidationInfo, field_validator
 
-from components.shared.artifacts.artifact import ClassNames, Record
+from components.shared.artifacts.artifact import ClassNames, Color, Record
 from components.shared.artifacts.model import ModelManifest
 from components.shared.cropping import can_hold
 from components.shared.errors import ArtifactError
 from components.shared.inference.costs import Costs, costs_of, shape_of
 from components.shared.inference.graph import MAX_RANK, OWN_DOMAINS, Graph, graph_of, read_graph
+from components.shared.params.types import Fit, Interpolation
 from components.shared.text import first_line, shortened
 
 INPUT, OUTPUT = "images", "probabilities"
@@ -86,6 +87,10 @@ class OnnxMetadata(Record):
     image: Json[tuple[PositiveInt, PositiveInt, Literal[1, 3]]]
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     stored_image: Json[tuple[PositiveInt, PositiveInt, Literal[1, 3]]] | None = None
+    # Only where they are others, and in files of versions that had the choice.
+    image_fit: Fit = "stretch"
+    image_interpolation: Interpolation = "bilinear"
+    alpha_background: Json[Color] = Field(default_factory=lambda: [255, 255, 255])
 
     @field_validator("stored_image")
     @classmethod
@@ -205,6 +210,8 @@ def _require_same(metadata: OnnxMetadata, manifest: ModelManifest) -> None:
         ("classes", metadata.classes, manifest.classes),
         ("image shape", metadata.image, manifest.image.as_tuple()),
         ("stored image", metadata.resized, manifest.resized.as_tuple()),
+        ("image_fit", metadata.image_fit, manifest.image_fit),
+        ("image_interpolation", metadata.image_interpolation, manifest.image_interpolation),
         ("weights", metadata.weights_sha256, manifest.weights.sha256),
     ):
         if ours != theirs:

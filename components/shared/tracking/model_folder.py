@@ -43,6 +43,8 @@ def model_folder(manifest: ModelManifest, onnx_file: str, run_id: str, mlflow_ve
             "shutterline.version": manifest.created_by.removeprefix("shutterline "),
             # What images are resized to before their middle is taken.
             **({"shutterline.stored_image": list(stored.as_tuple())} if stored is not None else {}),
+            "shutterline.image_fit": manifest.image_fit,
+            "shutterline.image_interpolation": manifest.image_interpolation,
         },
         "mlflow_version": mlflow_version,
         "model_uuid": uuid4().hex,

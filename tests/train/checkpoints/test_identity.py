@@ -108,7 +108,7 @@ def test_what_is_free_is_an_option_and_does_not_hinder(dataset: Path, finished: 
     params = small(**OTHERWISE | {"recipe": None}).model_copy(update={"recipe": OTHERWISE["recipe"]})
     assert all(getattr(params, key) != getattr(small(), key) for key in FREE)
 
-    digest = inputs_of(dataset, params).dataset_sha256
+    digest = inputs_of(dataset, small()).dataset_sha256
     found = find_checkpoint(finished / "checkpoints", params, digest, LOG)
     assert found is not None
     assert found.manifest.finished
