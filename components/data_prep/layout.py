@@ -15,6 +15,7 @@ from components.data_prep.open_tree import archives_in, open_tree
 from components.data_prep.parquet_source import find_parquet, open_parquet
 from components.data_prep.source import Source, listed
 from components.data_prep.splits import split_of
+from components.data_prep.webdataset import find_webdataset, open_webdataset
 from components.shared.artifacts.dataset import DATASET
 from components.shared.errors import DataError
 from components.shared.logs import step_logger
@@ -66,6 +67,13 @@ LAYOUTS = (
         "a folder per class (<class>/*.png or train/<class>/*.png)",
         find_class_folders,
         open_class_folders,
+    ),
+    Layout(
+        "webdataset",
+        "WebDataset shards",
+        "WebDataset shards (*.tar or train/*.tar of 1.png and 1.cls or 1.json)",
+        find_webdataset,
+        open_webdataset,
     ),
 )
 
