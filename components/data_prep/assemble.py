@@ -99,7 +99,7 @@ def move(
     wanted = {name: slots[of_split.source][of_split.positions] for name, of_split in after.items()}
     counts = {name: len(of_split.positions) for name, of_split in before.items()}
     rearrange({name: writer.rows(name) for name in before}, counts, wanted)
-    writer.histogram[...] = writer.rows("train").histogram(len(after["train"].positions))
+    writer.sums[...] = writer.rows("train").sums(len(after["train"].positions))
 
 
 def describe(

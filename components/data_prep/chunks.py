@@ -16,11 +16,17 @@ from PIL import Image
 
 from components.data_prep.facts import DIGEST_BYTES
 from components.data_prep.perceptual import perceptual_hashes
-from components.shared.artifacts.row_files import Histogram, histogram_of, write_at
+from components.shared.artifacts.row_files import Sums, sums_of, write_at
 from components.shared.decoding.content import Content, UnreadableImageError
-from components.shared.decoding.images import DecodingMemory, render
+from components.shared.decoding.images import DecodingMemory, MemoryShareError, render
 from components.shared.decoding.pixels import Images, Note, fitted
 from components.shared.decoding.rendering import Rendering
+
+# Where these are equal, the others are looked at.
+_FIRST_PIXELS = 64
+
+Indices = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(slots=True)
@@ -28,9 +34,9 @@ class Chunk:
     """Encoded images, and where the row of each goes."""
 
     contents: list[Content]
-    files: list[int]  # index of the file of each row, among those that are handed over with the chunk
-    offsets: list[int]  # in bytes, of each row in its file
-    counted: list[bool]  # whether it is part of the histogram: a training image
+    files: Indices  # number of the file of each row, among those that are handed over with the chunk
+    offsets: Indices  # in bytes, of each row in its file
+    counted: Mask  # whether it is part of the sums: a training image
 
 
 @dataclass(slots=True)
@@ -42,9 +48,10 @@ class Rows:
     kinds: list[str]  # of each image; empty: not decoded
     hashes: npt.NDArray[np.uint64]  # of shape (n,)
     constant: npt.NDArray[np.bool_]  # of shape (n,)
-    histogram: Histogram  # of those that are counted
+    sums: Sums  # of those that are counted
     notes: dict[int, list[Note]] = field(default_factory=dict)  # by index
     reasons: dict[int, str] = field(default_factory=dict)  # by index: why it is unreadable
+    too_large: list[int] = field(default_factory=list)  # those of them that were refused for want of memory
 
 
 def decode_chunk(chunk: Chunk, descriptors: Sequence[int], rendering: Rendering, memory: DecodingMemory) -> Rows:
@@ -53,17 +60,23 @@ def decode_chunk(chunk: Chunk, descriptors: Sequence[int], rendering: Rendering,
     DataError: the operating system does not hand a file out. OSError: a row cannot be written.
     """
     count = len(chunk.contents)
-    images = np.zeros((count, *rendering.shape), dtype=np.uint8)
+    images = np.empty((count, *rendering.shape), dtype=np.uint8)
     sizes, digests = np.zeros((count, 2), np.int32), np.zeros((count, DIGEST_BYTES), np.uint8)
     kinds = [""] * count
     notes: dict[int, list[Note]] = {}
     reasons: dict[int, str] = {}
+    too_large: list[int] = []
     for index, content in enumerate(chunk.contents):
         found: list[Note] = []
         try:
             rendered = render(content, rendering, memory, found)
         except UnreadableImageError as error:
             reasons[index] = str(error)
+            if error.digest:
+                digests[index] = np.frombuffer(error.digest, np.uint8)
+            if isinstance(error.__cause__, MemoryError | MemoryShareError):
+                too_large.append(index)
+            images[index] = 0
             continue
         images[index], sizes[index] = rendered.pixels, (rendered.width, rendered.height)
         digests[index] = np.frombuffer(rendered.digest, np.uint8)
@@ -72,7 +85,9 @@ def decode_chunk(chunk: Chunk, descriptors: Sequence[int], rendering: Rendering,
             notes[index] = found
     readable = np.array([bool(kind) for kind in kinds])
     write_rows(images, chunk.files, chunk.offsets, readable, descriptors)
-    return described(images, sizes, digests, kinds, readable & np.array(chunk.counted), notes, reasons)
+    rows = described(images, sizes, digests, kinds, readable & chunk.counted)
+    rows.notes, rows.reasons, rows.too_large = notes, reasons, too_large
+    return rows
 
 
 def described(
@@ -80,22 +95,26 @@ def described(
     sizes: npt.NDArray[np.int32],
     digests: npt.NDArray[np.uint8],
     kinds: list[str],
-    counted: npt.NDArray[np.bool_],
-    notes: dict[int, list[Note]],
-    reasons: dict[int, str],
+    counted: Mask,
 ) -> Rows:
     """With the facts that follow from the stored pixels."""
-    flat = images.reshape(len(images), -1)
     return Rows(
         sizes=sizes,
         digests=digests,
         kinds=kinds,
         hashes=perceptual_hashes(images),
-        constant=flat.min(axis=1) == flat.max(axis=1),
-        histogram=histogram_of(images[counted]),
-        notes=notes,
-        reasons=reasons,
+        constant=_are_constant(images),
+        sums=sums_of(images if counted.all() else images[counted]),
     )
+
+
+def _are_constant(images: Images) -> Mask:
+    """Whether all pixels of each image are equal."""
+    flat = images.reshape(len(images), -1, images.shape[3])
+    constant: Mask = (flat[:, :_FIRST_PIXELS] == flat[:, :1]).all(axis=(1, 2))
+    for index in np.flatnonzero(constant).tolist():  # few
+        constant[index] = (flat[index] == flat[index, 0]).all()
+    return constant
 
 
 def raw_rows(images: Images, kind: str, rendering: Rendering, counted: npt.NDArray[np.bool_]) -> tuple[Images, Rows]:
@@ -107,22 +126,21 @@ def raw_rows(images: Images, kind: str, rendering: Rendering, counted: npt.NDArr
         images = np.stack([fitted(image, rendering) for image in pillow])
     sizes = np.full((count, 2), (width, height), dtype=np.int32)
     columns = np.frombuffer(b"".join(digests), np.uint8).reshape(count, DIGEST_BYTES)
-    return images, described(images, sizes, columns, [kind] * count, counted, {}, {})
+    return images, described(images, sizes, columns, [kind] * count, counted)
 
 
 def write_rows(
     images: Images,
-    files: Sequence[int],
-    offsets: Sequence[int],
-    chosen: npt.NDArray[np.bool_],
+    files: Indices,
+    offsets: Indices,
+    chosen: Mask,
     descriptors: Sequence[int],
 ) -> None:
     """Write the chosen images at their offsets of files; those that follow each other in a file at once."""
     if not len(images):
         return
-    where, which, row_bytes = np.asarray(offsets), np.asarray(files), images[0].nbytes
-    follows = (np.diff(where) == row_bytes) & (np.diff(which) == 0) & chosen[1:] & chosen[:-1]
+    follows = (np.diff(offsets) == images[0].nbytes) & (np.diff(files) == 0) & chosen[1:] & chosen[:-1]
     starts = [0, *(np.flatnonzero(~follows) + 1).tolist(), len(images)]
     for start, stop in itertools.pairwise(starts):
         if chosen[start]:
-            write_at(descriptors[which[start]], images[start:stop], int(where[start]))
+            write_at(descriptors[files[start]], images[start:stop], int(offsets[start]))

@@ -1,18 +1,23 @@
 """Decodes positions of a split of the source into rows of pixel files, with facts of each image.
 
-The first of two stages: :func:`decode_rows` is given a :class:`Placing`, which says by position which row of which file
+The first of two stages: :class:`RowDecoder` is given a :class:`Placing`, which says by position which row of which file
 an image becomes, and fills a :class:`~components.data_prep.facts.Facts`. It knows nothing of datasets: the files may be
 a dataset's, at their final place, or those of a part of one. The second stage is ``assemble.py``.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from types import MappingProxyType
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +25,20 @@ import numpy.typing as npt
 from components.data_prep.chunks import Chunk, Rows, decode_chunk, raw_rows, write_rows
 from components.data_prep.contents import Block, Encoded
 from components.data_prep.facts import Facts
+from components.data_prep.feed import Feed
+from components.data_prep.pool import Job, Pool, worker_count
 from components.data_prep.source import SourceSplit
 from components.shared.artifacts.dataset import UnreadableImage
-from components.shared.artifacts.row_files import Histogram, RowFiles
+from components.shared.artifacts.row_files import RowFiles, Sums
 from components.shared.decoding.images import DecodingMemory
 from components.shared.decoding.rendering import Rendering
 from components.shared.files import naming
 from components.shared.text import shown
 
+# Of rows, and images: tens of milliseconds of decoding, so that what a message costs does not count.
 _CHUNK_BYTES, _CHUNK_IMAGES = 2 * 1024**2, 256
+# Starting workers takes about 0.3 s of each.
+_PAYS_S = 1.0
 
 
 @dataclass
@@ -54,113 +64,198 @@ class Placing:
         self.paths += files.paths
 
 
-def decode_rows(
-    split: SourceSplit,
-    rendering: Rendering,
-    placing: Placing,
-    facts: Facts,
-    histogram: Histogram,
-    advance: Callable[[int], None] = lambda count: None,
-) -> None:
-    """Decode the images that are placed, write each to its row, and fill facts and histogram.
+class RowDecoder:
+    """Decodes splits one after another, in worker processes where that pays; use as a context manager.
+
+    Order and bytes of what is made do not depend on the workers.
 
     Args:
-        split: What they are read from.
         rendering: What is made of every image.
-        placing: Where each row goes.
-        facts: Of the split's positions; those of images that cannot be read get a reason, and no row.
-        histogram: Gets the values of those that are counted and readable.
-        advance: Gets how many images are done since it was last called.
-
-    Raises:
-        DataError: The data cannot be read.
-        OSError: A row cannot be written.
+        advance: Gets how many images are done since it was last called, in the thread that decodes.
+        workers: Processes to start at most; 0: none; None: as many as the machine keeps busy.
+        pays_s: Seconds that this process would need for the rest, from which on workers are started.
     """
-    decoding = _Decoding(split, rendering, placing, facts, histogram, advance)
-    waiting: list[Encoded] = []
-    most = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // np.prod(rendering.shape).item()))
-    for each in split.read(np.flatnonzero(placing.files >= 0).tolist()):
-        if isinstance(each, Block):
-            decoding.take_block(each)
-            continue
-        waiting.append(each)
-        if len(waiting) == most:
-            decoding.take(waiting)
-            waiting = []
-    if waiting:
-        decoding.take(waiting)
-
-
-class _Decoding:
-    """One split that is being decoded."""
 
     def __init__(
         self,
-        split: SourceSplit,
         rendering: Rendering,
-        placing: Placing,
-        facts: Facts,
-        histogram: Histogram,
-        advance: Callable[[int], None],
+        advance: Callable[[int], None] = lambda count: None,
+        *,
+        workers: int | None = None,
+        pays_s: float = _PAYS_S,
+    ) -> None:
+        self._rendering, self._advance, self._pays_s = rendering, advance, pays_s
+        count = worker_count() if workers is None else workers
+        self._workers = 0 if workers is None and count == 1 else count
+        self._pool: Pool | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # what Pillow warns of is read, or set aside with a reason
+        return self
+
+    def __exit__(self, *of_error: Any) -> None:
+        self._stack.close()
+
+    def decode(self, split: SourceSplit, placing: Placing, facts: Facts, sums: Sums) -> None:
+        """Decode the images that are placed, write each to its row, and fill facts and sums.
+
+        Args:
+            split: What they are read from.
+            placing: Where each row goes.
+            facts: Of the split's positions; those of images that cannot be read get a reason, and no row.
+            sums: Gets the values of those that are counted and readable.
+
+        Raises:
+            DataError: The data cannot be read.
+            OSError: A row cannot be written.
+        """
+        wanted = np.flatnonzero(placing.files >= 0).tolist()
+        most = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // math.prod(self._rendering.shape)))
+        with Feed(split.read, wanted, most, max(1, self._workers)) as feed:
+            jobs = _Jobs(split, self._rendering, placing, facts, sums, feed)
+            if not self._decode_here(jobs, len(wanted)) and self._pool is not None:
+                for _ in self._pool.serve(jobs, feed.close):
+                    self._advance(jobs.done())
+        self._advance(jobs.done())
+
+    def _decode_here(self, jobs: _Jobs, count: int) -> bool:
+        """Decode until workers do, or to the end; whether that is reached."""
+        spent, done, memory = 0.0, 0, DecodingMemory.of_half_the_free()
+        while self._pool is None or not self._pool.is_ready():
+            if (job := jobs.take(patiently=True)) is None:
+                return True
+            start = time.perf_counter()
+            jobs.decode_alone(job, memory)
+            spent, done = spent + time.perf_counter() - start, done + len(job.images)
+            self._advance(jobs.done())
+            if self._pool is None and self._workers and spent / done * (count - done) > self._pays_s:
+                self._pool = self._stack.enter_context(Pool(self._workers, self._rendering))
+        return False
+
+
+class _Jobs:
+    """One split that is being decoded; threads take jobs and bring what was found out."""
+
+    def __init__(
+        self, split: SourceSplit, rendering: Rendering, placing: Placing, facts: Facts, sums: Sums, feed: Feed
     ) -> None:
         self._split, self._rendering, self._placing, self._facts = split, rendering, placing, facts
-        self._histogram, self._advance = histogram, advance
-        self._memory = DecodingMemory.of_half_the_free()
+        self._sums, self._feed = sums, feed
+        self._done = 0
+        self._changing = threading.Lock()
 
-    def take(self, images: Sequence[Encoded]) -> None:
-        for image in images:
-            if image.problem:
-                self._set_aside(image.position, image.problem)
-                if image.release:
-                    image.release()
-        images = [image for image in images if not image.problem]
-        if not images:
-            return
+    def done(self) -> int:
+        """How many images are done since it was last asked."""
+        with self._changing:
+            done, self._done = self._done, 0
+        return done
+
+    def take(self, *, patiently: bool) -> Job | None:
+        """The next images to be decoded; blocks, which are not, are done here."""
+        while (taken := self._feed.take(patiently=patiently)) is not None:
+            if isinstance(taken, Block):
+                self._put_block(taken)
+            elif images := [image for image in taken if not self._has_problem(image)]:
+                return self._job(images)
+        return None
+
+    def _has_problem(self, image: Encoded) -> bool:
+        if image.problem:
+            self._set_aside([image], image.problem)
+        return bool(image.problem)
+
+    def _job(self, images: list[Encoded]) -> Job:
         positions = np.array([image.position for image in images])
-        files, indices = np.unique(self._placing.files[positions], return_inverse=True)
+        files, numbers = np.unique(self._placing.files[positions], return_inverse=True)
         chunk = Chunk(
-            [image.content for image in images],
-            indices.tolist(),
-            self._placing.offsets[positions].tolist(),
-            self._placing.counted[positions].tolist(),
+            contents=[image.content for image in images],
+            files=numbers,
+            offsets=self._placing.offsets[positions],
+            counted=self._placing.counted[positions],
         )
-        with self._opened(files.tolist()) as descriptors:
-            rows = decode_chunk(chunk, descriptors, self._rendering, self._memory)
-        for image in images:
-            if image.release:
-                image.release()
-        self._put(positions, rows)
+        return Job(images, chunk, files.tolist())
 
-    def take_block(self, block: Block) -> None:
+    def parts(self, job: Job) -> list[Job]:
+        """A job for each of its images."""
+        return [self._job([image]) for image in job.images]
+
+    @contextmanager
+    def opened(self, job: Job) -> Iterator[list[int]]:
+        """The files that its rows go to."""
+        with self._opened(job.files) as descriptors:
+            yield descriptors
+
+    def decode_alone(self, job: Job, memory: DecodingMemory | None = None) -> None:
+        """Decode it in this process, with all memory that is free."""
+        with self._opened(job.files) as descriptors:
+            memory = memory or DecodingMemory.of_half_the_free()
+            rows = decode_chunk(job.chunk, descriptors, self._rendering, memory)
+        self._put(job, rows)
+
+    def finish(self, job: Job, rows: Rows) -> list[Job]:
+        """Take what a worker found out; those for which it has too little memory, each a job."""
+        large = {index: job.images[index] for index in rows.too_large}
+        self._put(job, rows, large)
+        return [self._job([image]) for image in large.values()]
+
+    def set_aside(self, job: Job, reason: str) -> None:
+        """Take note that its images cannot be read."""
+        self._set_aside(job.images, reason)
+
+    def _put(self, job: Job, rows: Rows, large: Mapping[int, Encoded] = MappingProxyType({})) -> None:
+        positions = np.array([image.position for image in job.images])
+        chosen = np.ones(len(positions), dtype=np.bool_)
+        chosen[list(large)] = False
+        self._take_over(positions, rows, chosen)
+        for index, image in enumerate(job.images):
+            if index not in large:
+                self._feed.release(image)
+
+    def _put_block(self, block: Block) -> None:
         positions = np.arange(block.start, block.start + len(block.images))
-        wanted = self._placing.files[positions] >= 0
-        positions = positions[wanted]
+        positions = positions[self._placing.files[positions] >= 0]
         kind = f"{block.format} {'L' if block.images.shape[3] == 1 else 'RGB'}"
-        images, rows = raw_rows(block.images[wanted], kind, self._rendering, self._placing.counted[positions])
-        files, indices = np.unique(self._placing.files[positions], return_inverse=True)
+        counted = self._placing.counted[positions]
+        images, rows = raw_rows(block.images[positions - block.start], kind, self._rendering, counted)
+        files, numbers = np.unique(self._placing.files[positions], return_inverse=True)
+        every = np.ones(len(positions), dtype=np.bool_)
         with self._opened(files.tolist()) as descriptors:
-            every = np.ones(len(positions), dtype=np.bool_)
-            write_rows(images, indices.tolist(), self._placing.offsets[positions].tolist(), every, descriptors)
-        self._put(positions, rows)
+            write_rows(images, numbers, self._placing.offsets[positions], every, descriptors)
+        self._take_over(positions, rows, every)
+        self._feed.release(block)
 
-    def _put(self, positions: npt.NDArray[np.int64], rows: Rows) -> None:
+    def _take_over(self, positions: npt.NDArray[np.int64], rows: Rows, chosen: npt.NDArray[np.bool_]) -> None:
         facts = self._facts
-        facts.sizes[positions], facts.digests[positions] = rows.sizes, rows.digests
-        facts.hashes[positions], facts.constant[positions] = rows.hashes, rows.constant
-        facts.kinds[positions] = [facts.kind(kind) for kind in rows.kinds]
-        for index, notes in rows.notes.items():
-            facts.notes[int(positions[index])] = notes
-        for index, reason in rows.reasons.items():
-            self._set_aside(int(positions[index]), reason)
-        self._histogram += rows.histogram
-        self._advance(len(positions))
+        with self._changing:
+            facts.sizes[positions], facts.digests[positions] = rows.sizes, rows.digests
+            facts.hashes[positions], facts.constant[positions] = rows.hashes, rows.constant
+            known = {kind: facts.kind(kind) for kind in dict.fromkeys(rows.kinds) if kind}
+            facts.kinds[positions] = [known.get(kind, 0) for kind in rows.kinds]
+            for index, notes in rows.notes.items():
+                facts.notes[int(positions[index])] = notes
+            for index, reason in rows.reasons.items():
+                if chosen[index]:
+                    self._note_unreadable(int(positions[index]), reason)
+            self._sums += rows.sums
+            self._done += int(chosen.sum())
 
-    def _set_aside(self, position: int, reason: str) -> None:
+    def _set_aside(self, images: list[Encoded], reason: str) -> None:
+        with self._changing:
+            for image in images:
+                self._note_unreadable(image.position, reason)
+            self._done += len(images)
+        for image in images:
+            self._feed.release(image)
+
+    def _note_unreadable(self, position: int, reason: str) -> None:
         name = shown(self._split.names[position])
         self._facts.unreadable[position] = UnreadableImage(file=name, reason=reason)
 
     @contextmanager
     def _opened(self, files: Sequence[int]) -> Iterator[list[int]]:
+        """Files of the placing; an error of writing within names the first."""
         with ExitStack() as stack:
             descriptors = []
             for file in files:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from components.data_prep.assemble import Assembled, Inspect, Placed, assigned, describe, move
 from components.data_prep.bucket_tree import Fetch
-from components.data_prep.engine import Placing, decode_rows
+from components.data_prep.engine import Placing, RowDecoder
 from components.data_prep.facts import Facts
 from components.data_prep.layout import open_source
 from components.data_prep.source import Source, alike, listed
@@ -203,8 +202,8 @@ class _Progress:
 class _Preparation:
     """Makes the dataset of one source."""
 
-    def __init__(self, source: Source, dataset: Path, params: Params, emit: Emit) -> None:
-        self._source, self._dataset, self._params = source, dataset, params
+    def __init__(self, source: Source, dataset: Path, params: Params, emit: Emit, workers: int | None = None) -> None:
+        self._source, self._dataset, self._params, self._workers = source, dataset, params, workers
         self._progress = _Progress(source.count, emit)
         # Share of the training images to hold out, by split that the data lacks.
         self.fractions: dict[SplitName, float] = {}
@@ -254,16 +253,14 @@ class _Preparation:
     def _decode(self, writer: DatasetWriter, placed: dict[SplitName, Placed]) -> dict[SplitName, Placed]:
         """Decode all images into their rows; where each is in the end."""
         source, params = self._source, self._params
-        rendering = Rendering.of(params)
         known = {name: frozenset(facts.unreadable) for name, facts in self._facts.items()}
-        for name, split in source.splits.items():
-            placing = Placing.of(len(split.labels))
-            for target, of_split in placed.items():
-                if of_split.source == name:
-                    placing.put(of_split.positions, writer.rows(target), counted=target == "train")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what Pillow warns of is read, or set aside with a reason
-                decode_rows(split, rendering, placing, self._facts[name], writer.histogram, self._progress.advance)
+        with RowDecoder(Rendering.of(params), self._progress.advance, workers=self._workers) as decoder:
+            for name, split in source.splits.items():
+                placing = Placing.of(len(split.labels))
+                for target, of_split in placed.items():
+                    if of_split.source == name:
+                        placing.put(of_split.positions, writer.rows(target), counted=target == "train")
+                decoder.decode(split, placing, self._facts[name], writer.sums)
         self._progress.end()
         found = {name: facts.unreadable.keys() - known[name] for name, facts in self._facts.items()}
         if not any(found.values()):

@@ -24,7 +24,7 @@ from components.shared.artifacts.dataset import (
     UnreadableImage,
 )
 from components.shared.artifacts.names import ImageName
-from components.shared.artifacts.row_files import Histogram, RowFiles, histogram_of
+from components.shared.artifacts.row_files import RowFiles, Sums, sums_of
 from components.shared.files import naming, writing
 from components.shared.params.types import Fit, Interpolation
 from components.shared.version import __version__
@@ -34,7 +34,7 @@ class DatasetWriter:
     """Writes a dataset directory; use as a context manager and end with :meth:`commit`.
 
     Either image by image with :meth:`add`; or rows by their position through :meth:`rows`, and what they are, in stored
-    order, with :meth:`describe`, where the histogram is the caller's to add to.
+    order, with :meth:`describe`, where `sums` are the caller's to add to.
 
     Args:
         path: The directory; new, empty, or an earlier dataset that is replaced; ArtifactError for any other.
@@ -50,7 +50,7 @@ class DatasetWriter:
         self._labels: dict[SplitName, list[Labels]] = {}
         self._names: dict[SplitName, IO[bytes]] = {}
         # Of the training images: mean and std follow exactly.
-        self.histogram: Histogram = np.zeros((image_shape[2], 256), dtype=np.int64)
+        self.sums: Sums = np.zeros((image_shape[2], 3), dtype=np.int64)
 
     def __enter__(self) -> Self:
         self._writer.__enter__()
@@ -105,7 +105,7 @@ class DatasetWriter:
         self.describe(split, labels, None if names is None else (name.line() for name in names))
         self.rows(split).write(first, np.ascontiguousarray(images))
         if split == "train":
-            self.histogram += histogram_of(images)
+            self.sums += sums_of(images)
 
     def _write_labels(self, split: SplitName, labels: Labels) -> FileRecord:
         file = self._writer.new_file(f"{split}/labels.npy")
@@ -154,7 +154,7 @@ class DatasetWriter:
             source=source,
             classes=self._classes,
             image=ImageShape.model_validate({"height": height, "width": width, "channels": channels}),
-            normalisation=_normalisation(self.histogram),
+            normalisation=_normalisation(self.sums),
             splits=splits,
             test_split=test_split,
             manual_seed=manual_seed,
@@ -172,12 +172,9 @@ class DatasetWriter:
         return manifest
 
 
-def _normalisation(histogram: Histogram) -> Normalisation:
+def _normalisation(sums: Sums) -> Normalisation:
     mean, std = [], []
-    for counts in histogram.tolist():
-        total = sum(counts)
-        first = sum(value * count for value, count in enumerate(counts))
-        second = sum(value * value * count for value, count in enumerate(counts))
+    for total, first, second in sums.tolist():
         mean.append(first / (total * 255))
         variance = (total * second - first * first) / (total * total)
         # A channel that never varies has nothing to be divided by.

@@ -80,6 +80,10 @@ def _formats() -> tuple[str, ...]:
     )
 
 
+class MemoryShareError(ValueError):
+    """An image takes more memory than one may take."""
+
+
 class DecodingMemory:
     """A number of bytes that threads share while they decode.
 
@@ -101,9 +105,9 @@ class DecodingMemory:
 
     @contextmanager
     def reserve(self, count: int) -> Iterator[None]:
-        """Wait until so many bytes are free, and hold them; ValueError if they are more than one may take."""
+        """Wait until so many bytes are free, and hold them; MemoryShareError: they are more than one may take."""
         if count > self.limit:
-            raise ValueError(
+            raise MemoryShareError(
                 f"needs {count / 1e6:,.0f} MB of memory to be decoded, and {self.limit / 1e6:,.0f} MB are free; make "
                 "it smaller, or give the step more memory"
             )
@@ -213,7 +217,7 @@ def _rendered(
         if notes is not None:
             notes += found
         return rendered
-    raise UnreadableImageError(_NO_MEMORY)
+    raise UnreadableImageError(_NO_MEMORY) from MemoryError()
 
 
 def _reason(error: Exception) -> str:
