@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +48,7 @@ class BucketTree(FileTree):
         self._location, self._fetch = location, fetch or self._fetched
         self._objects: dict[str, StoredObject] = {}
         self._scratch = scratch
+        self._kept: set[str] = set()  # of those that are borrowed
         with ExitStack() as stack:
             self._ahead = stack.enter_context(FetchAhead(location, scratch))
             self.root = self._listed()
@@ -73,6 +75,24 @@ class BucketTree(FileTree):
     def local(self, file: str) -> Path:
         """What is fetched of the object."""
         return self._fetch(self._location if self.is_file else self._location.child(file))
+
+    @contextmanager
+    def borrowed(self, file: str) -> Iterator[Path]:
+        """What is fetched of the object, once where the disk has room for it, and else each time."""
+        stored = self._objects.get(file)
+        if stored is None or file in self._kept or self._has_room(stored.bytes):
+            self._kept.add(file)
+            yield self.local(file)
+            return
+        ((_, path),) = self._ahead.arrived([(file, stored)])
+        try:
+            yield path
+        finally:
+            path.unlink()
+
+    def _has_room(self, size: int) -> bool:
+        """Whether the disk has room for twice so many bytes, as other files need some, too."""
+        return 2 * size <= shutil.disk_usage(self._scratch or tempfile.gettempdir()).free
 
     def read(self, files: Sequence[str]) -> Read:
         """What hands out fetched files, in the order in which they come."""

@@ -6,7 +6,7 @@ import filecmp
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +48,11 @@ class FileTree(ABC):
 
         DataError: it is no file, leads out of the data, cannot be read, or is too large to be unpacked.
         """
+
+    @contextmanager
+    def borrowed(self, file: str) -> Iterator[Path]:
+        """A local file as of `local`, which may end with the context, where not all there are could be kept."""
+        yield self.local(file)
 
     @abstractmethod
     def read(self, files: Sequence[str]) -> Read:

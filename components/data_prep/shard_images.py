@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from array import array
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
 from itertools import groupby
+from pathlib import Path
 
 from components.data_prep.class_names import ClassNames, Label
 from components.data_prep.contents import Block, Encoded, FilePart
@@ -44,7 +47,7 @@ class ShardImages:
         kept = {name: name for name in class_names.names} if class_names else {}  # one text for each name
         by_text: dict[bool, str] = {}
         for number, file in enumerate(shards):
-            with open_shard(tree.local(file), tree.at(file)) as shard:
+            with tree.borrowed(file) as path, open_shard(path, tree.at(file)) as shard:
                 self._is_compressed.append(shard.is_compressed)
                 for image, label, text, problem in samples(shard, unused):
                     name = f"{stem_of(file)}/{image.name}"
@@ -72,30 +75,44 @@ class ShardImages:
         return SourceSplit(folder, labels, self.names, self._read, self._unreadable)
 
     def _read(self, wanted: Collection[int]) -> Iterator[Encoded | Block]:
-        for number, positions in groupby(sorted(wanted), self._numbers.__getitem__):
-            file = self._shards[number]
-            path = self._tree.local(file)
-            if not self._is_compressed[number]:
-                for position in positions:
-                    part = FilePart(str(path), self._offsets[position], self._sizes[position])
-                    yield _unpacked(Encoded(position, part), self.names[position])
-                continue
-            with open_shard(path, self._tree.at(file)) as shard:
-                for position in positions:
-                    content = shard.read(Member(self.names[position], self._offsets[position], self._sizes[position]))
-                    yield _unpacked(Encoded(position, content), self.names[position])
+        for number, group in groupby(sorted(wanted), self._numbers.__getitem__):
+            positions, file = list(group), self._shards[number]
+            with ExitStack() as stack:
+                path = stack.enter_context(self._tree.borrowed(file))
+                if self._is_compressed[number]:
+                    shard = stack.enter_context(open_shard(path, self._tree.at(file)))
+                    for position in positions:
+                        yield self._image(position, shard.read(self._member(position)))
+                    continue
+                use = _Use(stack.pop_all(), len(positions))  # the parts are read after this has gone on
+            for position in positions:
+                _, offset, size = self._member(position)
+                yield self._image(position, FilePart(str(path), offset, size), use.end)
+
+    def _member(self, position: int) -> Member:
+        return Member(self.names[position], self._offsets[position], self._sizes[position])
+
+    def _image(self, position: int, content: FilePart | bytes, release: Callable[[], None] | None = None) -> Encoded:
+        """An image as it is; one that is compressed by itself, such as ``1.png.gz``, unpacked."""
+        if not self.names[position].lower().endswith(".gz"):
+            return Encoded(position, content, release)
+        if isinstance(content, FilePart):
+            with Path(content.path).open("rb") as stream:
+                stream.seek(content.offset)
+                content = stream.read(self._sizes[position])
+        unpacked_content = unpacked(content, LARGEST_IMAGE)
+        problem = "" if unpacked_content else f"cannot be unpacked, or to more than {LARGEST_IMAGE} bytes"
+        return Encoded(position, unpacked_content or b"", release, problem)
 
 
-def _unpacked(image: Encoded, name: str) -> Encoded:
-    """An image that is compressed by itself, such as ``1.png.gz``, unpacked; any other as it is."""
-    if not name.lower().endswith(".gz"):
-        return image
-    content = image.content
-    if isinstance(content, FilePart):
-        with open(content.path, "rb") as stream:  # noqa: PTH123 # a text
-            stream.seek(content.offset)
-            content = stream.read(content.length)
-    unpacked_content = unpacked(content, LARGEST_IMAGE)
-    if unpacked_content is None:
-        return Encoded(image.position, b"", problem=f"cannot be unpacked, or to more than {LARGEST_IMAGE} bytes")
-    return Encoded(image.position, unpacked_content)
+class _Use:
+    """Ends what several users share, once the last of them has ended."""
+
+    def __init__(self, shared: ExitStack, users: int) -> None:
+        self._shared, self._users, self._lock = shared, users, threading.Lock()
+
+    def end(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._shared.close()

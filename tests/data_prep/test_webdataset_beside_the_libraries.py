@@ -297,7 +297,9 @@ def test_r8_shards_without_a_sample_are_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="No samples found"):
         wds(file)
-    assert refusal(tmp_path / "data", "--layout", "webdataset").startswith("DATA: holds no WebDataset shards")
+    assert refusal(tmp_path / "data", "--layout", "webdataset").startswith(
+        "DATA/train-0.tar: holds no WebDataset shards"
+    )
 
 
 def test_r9_images_are_brought_upright_as_in_hugging_face(tmp_path: Path, hf: Any, hugging_face: HuggingFace) -> None:
