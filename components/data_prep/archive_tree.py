@@ -64,8 +64,6 @@ class _Member(NamedTuple):
 class ArchiveTree(FileTree):
     """A tar archive, plain or compressed by gzip or bzip2, or a zip archive.
 
-    Where all is in one folder, as archives are often made, that folder is the data.
-
     Args:
         path: The archive.
         name: It as the user names it.
@@ -91,7 +89,9 @@ class ArchiveTree(FileTree):
             self._index_zip(names)
         else:
             self._index_tar(names)
-        self.root = self._unwrapped(names.root())
+        self.root = names.root()
+        if [*self.root.folders] == [stem_of(name.rpartition("/")[2])]:  # as tar czf photos.tar.gz photos makes it
+            self.unwrap()
 
     def _inner(self, path: str) -> str:
         return shown(f"{self.name}/{path}" if path else self.name)
@@ -147,23 +147,24 @@ class ArchiveTree(FileTree):
             raise DataError(f"{self._inner(name)}: leads out of the archive by its name; make it again")
         return "/".join(parts)
 
-    def _unwrapped(self, root: Folder) -> Folder:
-        while len(root.folders) == 1 and not (root.images or root.problems):
-            ((name, inner),) = root.folders.items()
-            documents = [ending_of(other) for other in root.others]
-            if (
-                split_of(name) not in (None, self._split)
-                or not (inner.folders or inner.others)
-                or not _DOCUMENTS.issuperset(documents)
-            ):
-                break
-            self._prefix = f"{self._prefix}{name}/"
-            inner.counted += root.counted
-            inner.counted.update(ending or "no ending" for ending in documents)
-            inner.left_out += root.left_out
-            root = inner
-        place(root, "")
-        return root
+    def unwrap(self) -> bool:
+        """Take the one folder in the archive for the data, which is not that of another split, nor of a class."""
+        outer = self.root
+        if len(outer.folders) != 1 or outer.images or outer.problems:
+            return False
+        ((name, inner),) = outer.folders.items()
+        documents = [ending_of(other) for other in outer.others]
+        if split_of(name) not in (None, self._split) or not (inner.folders or inner.others):
+            return False
+        if not _DOCUMENTS.issuperset(documents):
+            return False
+        self._prefix = f"{self._prefix}{name}/"
+        inner.counted += outer.counted
+        inner.counted.update(ending or "no ending" for ending in documents)
+        inner.left_out += outer.left_out
+        self.root = inner
+        place(inner, "")
+        return True
 
     def local(self, file: str) -> Path:
         """What is unpacked of the archive, once."""
@@ -285,11 +286,21 @@ class JoinedTree(FileTree):
     def __init__(self, name: str, trees: Mapping[str, FileTree]) -> None:
         super().__init__(name, "archives of splits")
         self._trees = trees
+        for tree in trees.values():
+            self.stack.push(tree)
+        self._join()
+
+    def _join(self) -> None:
         self.root = Folder("")
-        for folder, tree in trees.items():
+        for folder, tree in self._trees.items():
             place(tree.root, f"/{folder}")
             self.root.folders[folder] = tree.root
-            self.stack.push(tree)
+
+    def unwrap(self) -> bool:
+        """Unwrap those trees that can be."""
+        are = [tree.unwrap() for tree in self._trees.values()]
+        self._join()
+        return any(are)
 
     def _found(self, file: str) -> tuple[FileTree, str]:
         folder, _, rest = file.partition("/")

@@ -73,6 +73,10 @@ class FileTree(ABC):
         """Whether two files are the same, where it costs little to find out."""
         return False
 
+    def unwrap(self) -> bool:
+        """Take the one folder that holds all for the data, where that is common, as in archives; whether it was."""
+        return False
+
     def __enter__(self) -> Self:
         return self
 

@@ -120,17 +120,19 @@ def _matches(tree: FileTree, option: str) -> list[tuple[Layout, Any]]:
     """The layouts that the data may have, and what makes them so; of a named one, whatever else there is."""
     if DATASET.manifest_file in tree.root.others:
         raise DataError(f"{tree.at()}: is a dataset directory already; give it to train as it is")
-    matches: list[tuple[Layout, Any]] = []
-    for layout in LAYOUTS:
-        if option not in (AUTO, layout.option):
-            continue
-        if layout.find is find_class_folders and any(earlier.names_images for earlier, _ in matches):
+    layouts = [layout for layout in LAYOUTS if option in (AUTO, layout.option)]
+    while True:
+        matches = [(layout, layout.find(tree)) for layout in layouts if layout.find is not find_class_folders]
+        matches = [(layout, found) for layout, found in matches if found is not None]
+        if matches or not tree.unwrap():
+            break
+    for layout in layouts:
+        if layout.find is find_class_folders:
             # Folders of splits hold the images that the tables name; only others can be classes.
-            found = [name for name in tree.root.with_images() if not split_of(name)] or None
-        else:
-            found = layout.find(tree)
-        if found is not None:
-            matches.append((layout, found))
+            others = [name for name in tree.root.with_images() if not split_of(name)] or None
+            found = others if any(other.names_images for other, _ in matches) else layout.find(tree)
+            if found is not None:
+                matches.append((layout, found))
     return matches
 
 

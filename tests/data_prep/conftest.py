@@ -5,6 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from components.shared.logs import log_to_stderr
+from tests.peers.fixtures import gcs_bucket, gcs_server, s3_bucket, s3_server, seaweed
+
+__all__ = ["gcs_bucket", "gcs_server", "s3_bucket", "s3_server", "seaweed"]
 
 
 @pytest.fixture
