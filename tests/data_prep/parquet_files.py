@@ -33,7 +33,7 @@ def write_parquet(
     rows = [f"{path.stem} {row}".encode() for row in range(len(labels))] if images is None else images
     if pa.types.is_struct(images_type):
         fields = {images_type.field(index).name for index in range(images_type.num_fields)}
-        given = [{"bytes": row, "path": f"{row!r}.png"} if isinstance(row, bytes) else row for row in rows]
+        given = [{"bytes": row, "path": f"{i}.png"} if isinstance(row, bytes) else row for i, row in enumerate(rows)]
         rows = [row and {field: row[field] for field in fields} for row in given]
     arrays = {columns[0]: pa.array(rows, images_type), columns[1]: pa.array(labels, labels_type)}
     features = {columns[0]: {"_type": "Image"}, columns[1]: {"names": names, "_type": "ClassLabel"}}
