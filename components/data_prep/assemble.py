@@ -91,6 +91,7 @@ def move(
     writer: DatasetWriter, before: Mapping[SplitName, Placed], after: Mapping[SplitName, Placed], source: Source
 ) -> None:
     """Move the rows of images to where they are without those that turned out unreadable, and count them anew."""
+    writer.digests.close()
     slots = {name: np.full(len(split.labels), -1, dtype=np.int64) for name, split in source.splits.items()}
     start = 0
     for of_split in before.values():

@@ -14,14 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from components.data_prep.facts import DIGEST_BYTES
 from components.data_prep.perceptual import perceptual_hashes
-from components.shared.artifacts.row_files import Sums, sums_of, write_at
 from components.shared.decoding.content import Content, UnreadableImageError
 from components.shared.decoding.images import DecodingMemory, MemoryShareError, render
 from components.shared.decoding.pixels import Images, Note, fitted
 from components.shared.decoding.rendering import Rendering
+from components.shared.files import write_at
+from components.shared.pixel_sums import Sums, sums_of
 
+DIGEST_BYTES = 16
 # Where these are equal, the others are looked at.
 _FIRST_PIXELS = 64
 

@@ -29,15 +29,18 @@ from components.data_prep.feed import Feed
 from components.data_prep.pool import Job, Pool, worker_count
 from components.data_prep.source import SourceSplit
 from components.shared.artifacts.dataset import UnreadableImage
-from components.shared.artifacts.row_files import RowFiles, Sums
+from components.shared.artifacts.row_digests import RowDigests
+from components.shared.artifacts.row_files import RowFiles
+from components.shared.decoding.content import Content
 from components.shared.decoding.images import DecodingMemory
 from components.shared.decoding.rendering import Rendering
 from components.shared.files import naming
+from components.shared.pixel_sums import Sums
 from components.shared.text import shown
 
 # Of rows, and images: tens of milliseconds of decoding, so that what a message costs does not count.
 _CHUNK_BYTES, _CHUNK_IMAGES = 2 * 1024**2, 256
-# Starting workers takes about 0.3 s of each.
+# Seconds that this process would need for the rest, from which on workers pay: one takes 0.3 s to start.
 _PAYS_S = 1.0
 
 
@@ -49,18 +52,28 @@ class Placing:
     offsets: npt.NDArray[np.int64]  # of shape (n,): in bytes, in the file
     counted: npt.NDArray[np.bool_]  # of shape (n,): whether it is part of the histogram
     paths: list[Path] = field(default_factory=list)
+    # Is called with a file and the rows of it that are written now.
+    written: Callable[[Path, npt.NDArray[np.int64]], None] = lambda path, rows: None
+    layout: tuple[int, int] = (0, 1)  # bytes before a file's first row, and of a row
 
     @classmethod
     def of(cls, count: int) -> Self:
         """Of so many positions, none of which is to be decoded."""
         return cls(np.full(count, -1, np.int32), np.zeros(count, np.int64), np.zeros(count, np.bool_))
 
-    def put(self, positions: npt.NDArray[np.int64], files: RowFiles, *, counted: bool) -> None:
-        """Have the images at some positions become the first rows of files, which are made, in this order."""
-        files.make(len(positions))
+    def put(
+        self, positions: npt.NDArray[np.int64], files: RowFiles, digests: RowDigests | None = None, *, counted: bool
+    ) -> None:
+        """Have the images at some positions become all rows of files, which are made, in this order."""
+        if digests is None:
+            files.make(len(positions))
+        else:
+            files.plan(len(positions), digests)
+            self.written = digests.written
         numbers, offsets = files.located(np.arange(len(positions)))
         self.files[positions], self.offsets[positions] = len(self.paths) + numbers, offsets
         self.counted[positions] = counted
+        self.layout = (files.header_bytes, files.row_bytes)
         self.paths += files.paths
 
 
@@ -72,21 +85,11 @@ class RowDecoder:
     Args:
         rendering: What is made of every image.
         advance: Gets how many images are done since it was last called, in the thread that decodes.
-        workers: Processes to start at most; 0: none; None: as many as the machine keeps busy.
-        pays_s: Seconds that this process would need for the rest, from which on workers are started.
     """
 
-    def __init__(
-        self,
-        rendering: Rendering,
-        advance: Callable[[int], None] = lambda count: None,
-        *,
-        workers: int | None = None,
-        pays_s: float = _PAYS_S,
-    ) -> None:
-        self._rendering, self._advance, self._pays_s = rendering, advance, pays_s
-        count = worker_count() if workers is None else workers
-        self._workers = 0 if workers is None and count == 1 else count
+    def __init__(self, rendering: Rendering, advance: Callable[[int], None] = lambda count: None) -> None:
+        self._rendering, self._advance = rendering, advance
+        self._workers = worker_count()
         self._pool: Pool | None = None
         self._stack = ExitStack()
 
@@ -130,7 +133,7 @@ class RowDecoder:
             jobs.decode_alone(job, memory)
             spent, done = spent + time.perf_counter() - start, done + len(job.images)
             self._advance(jobs.done())
-            if self._pool is None and self._workers and spent / done * (count - done) > self._pays_s:
+            if self._pool is None and self._workers and spent / done * (count - done) > _PAYS_S:
                 self._pool = self._stack.enter_context(Pool(self._workers, self._rendering))
         return False
 
@@ -167,15 +170,13 @@ class _Jobs:
         return bool(image.problem)
 
     def _job(self, images: list[Encoded]) -> Job:
-        positions = np.array([image.position for image in images])
+        chunk, files = self._chunk(np.array([image.position for image in images]), [image.content for image in images])
+        return Job(images, chunk, files)
+
+    def _chunk(self, positions: npt.NDArray[np.int64], contents: list[Content]) -> tuple[Chunk, list[int]]:
         files, numbers = np.unique(self._placing.files[positions], return_inverse=True)
-        chunk = Chunk(
-            contents=[image.content for image in images],
-            files=numbers,
-            offsets=self._placing.offsets[positions],
-            counted=self._placing.counted[positions],
-        )
-        return Job(images, chunk, files.tolist())
+        chunk = Chunk(contents, numbers, self._placing.offsets[positions], self._placing.counted[positions])
+        return chunk, files.tolist()
 
     def parts(self, job: Job) -> list[Job]:
         """A job for each of its images."""
@@ -209,9 +210,18 @@ class _Jobs:
         chosen = np.ones(len(positions), dtype=np.bool_)
         chosen[list(large)] = False
         self._take_over(positions, rows, chosen)
+        self._report_written(job.files, job.chunk, rows)
         for index, image in enumerate(job.images):
             if index not in large:
                 self._feed.release(image)
+
+    def _report_written(self, files: list[int], chunk: Chunk, rows: Rows) -> None:
+        are_written = np.ones(len(chunk.files), dtype=np.bool_)
+        are_written[list(rows.reasons)] = False
+        before, each = self._placing.layout
+        for number, file in enumerate(files):
+            of_file = chunk.offsets[are_written & (chunk.files == number)]
+            self._placing.written(self._placing.paths[file], (of_file - before) // each)
 
     def _put_block(self, block: Block) -> None:
         positions = np.arange(block.start, block.start + len(block.images))
@@ -219,11 +229,12 @@ class _Jobs:
         kind = f"{block.format} {'L' if block.images.shape[3] == 1 else 'RGB'}"
         counted = self._placing.counted[positions]
         images, rows = raw_rows(block.images[positions - block.start], kind, self._rendering, counted)
-        files, numbers = np.unique(self._placing.files[positions], return_inverse=True)
+        chunk, files = self._chunk(positions, [])
         every = np.ones(len(positions), dtype=np.bool_)
-        with self._opened(files.tolist()) as descriptors:
-            write_rows(images, numbers, self._placing.offsets[positions], every, descriptors)
+        with self._opened(files) as descriptors:
+            write_rows(images, chunk.files, chunk.offsets, every, descriptors)
         self._take_over(positions, rows, every)
+        self._report_written(files, chunk, rows)
         self._feed.release(block)
 
     def _take_over(self, positions: npt.NDArray[np.int64], rows: Rows, chosen: npt.NDArray[np.bool_]) -> None:

@@ -9,10 +9,9 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from components.data_prep.chunks import DIGEST_BYTES
 from components.shared.artifacts.dataset import UnreadableImage
 from components.shared.decoding.pixels import Note
-
-DIGEST_BYTES = 16
 
 
 @dataclass

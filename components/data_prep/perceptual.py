@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from components.shared.artifacts.dataset import Images
+from components.shared.decoding.pixels import Images
 
 Hashes = npt.NDArray[np.uint64]
 _Floats = npt.NDArray[np.float32]

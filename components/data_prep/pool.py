@@ -32,8 +32,9 @@ _TRIES = 2
 
 
 def worker_count() -> int:
-    """Processes that the machine can keep busy, with enough memory for each."""
-    return max(1, min(usable_cpus(), free_memory() // 2 // _SHARE))
+    """Processes that the machine can keep busy, with enough memory for each; 0: one, which need be no other."""
+    count = min(usable_cpus(), free_memory() // 2 // _SHARE)
+    return count if count > 1 else 0
 
 
 @dataclass(slots=True)
@@ -262,7 +263,8 @@ class _Serving:
         if not self._given:
             self._pool.end()
         if isinstance(answer, Exception):
-            raise answer
+            with self._jobs.opened(job):  # which names them
+                raise answer
         self._large += self._jobs.finish(job, answer)
 
     def _recover(self) -> bool:

@@ -254,12 +254,12 @@ class _Preparation:
         """Decode all images into their rows; where each is in the end."""
         source, params = self._source, self._params
         known = {name: frozenset(facts.unreadable) for name, facts in self._facts.items()}
-        with RowDecoder(Rendering.of(params), self._progress.advance, workers=self._workers) as decoder:
+        with RowDecoder(Rendering.of(params), self._progress.advance) as decoder:
             for name, split in source.splits.items():
                 placing = Placing.of(len(split.labels))
                 for target, of_split in placed.items():
                     if of_split.source == name:
-                        placing.put(of_split.positions, writer.rows(target), counted=target == "train")
+                        placing.put(of_split.positions, writer.rows(target), writer.digests, counted=target == "train")
                 decoder.decode(split, placing, self._facts[name], writer.sums)
         self._progress.end()
         found = {name: facts.unreadable.keys() - known[name] for name, facts in self._facts.items()}

@@ -174,6 +174,23 @@ def writing(path: Path, digest: hashlib._Hash | None = None) -> Iterator[Output]
         os.fsync(stream.fileno())
 
 
+def write_at(descriptor: int, data: Any, offset: int) -> None:
+    """Write all of it at an offset of an open file."""
+    view = memoryview(data).cast("B")
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def read_at(descriptor: int, into: Any, offset: int) -> None:
+    """Fill a buffer from an offset of an open file; OSError: it ends before."""
+    view = memoryview(into).cast("B")
+    while view:
+        if not (count := os.preadv(descriptor, [view], offset)):
+            raise OSError(f"ends at {offset} bytes")
+        view, offset = view[count:], offset + count
+
+
 @contextmanager
 def replacing(path: Path, digest: hashlib._Hash | None = None) -> Iterator[Output]:
     """As `writing`, replacing the file at once: a reader, or a power cut, sees the old one or the whole new one."""

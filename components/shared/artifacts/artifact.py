@@ -222,12 +222,12 @@ class ArtifactWriter:
         self._written.append(path)
         return path
 
-    def record(self, path: Path) -> FileRecord:
-        """The manifest's entry for a finished file, after making it durable."""
+    def record(self, path: Path, sha256: str | None = None) -> FileRecord:
+        """The manifest's entry for a finished file, whose SHA-256 may be known, after making it durable."""
         with naming(path), path.open("rb+") as stream:
             os.fsync(stream.fileno())
         name = path.relative_to(self.path).as_posix()
-        return FileRecord(file=name, bytes=path.stat().st_size, sha256=sha256_of(path))
+        return FileRecord(file=name, bytes=path.stat().st_size, sha256=sha256 or sha256_of(path))
 
     def commit(self, manifest: Manifest) -> None:
         """Write the manifest: from here on the artifact is whole; ArtifactError if it is larger than one may be."""

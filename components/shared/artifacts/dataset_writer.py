@@ -24,9 +24,11 @@ from components.shared.artifacts.dataset import (
     UnreadableImage,
 )
 from components.shared.artifacts.names import ImageName
-from components.shared.artifacts.row_files import RowFiles, Sums, sums_of
+from components.shared.artifacts.row_digests import RowDigests
+from components.shared.artifacts.row_files import RowFiles
 from components.shared.files import naming, writing
 from components.shared.params.types import Fit, Interpolation
+from components.shared.pixel_sums import Sums, sums_of
 from components.shared.version import __version__
 
 
@@ -49,6 +51,7 @@ class DatasetWriter:
         self._rows: dict[SplitName, RowFiles] = {}
         self._labels: dict[SplitName, list[Labels]] = {}
         self._names: dict[SplitName, IO[bytes]] = {}
+        self.digests = RowDigests()
         # Of the training images: mean and std follow exactly.
         self.sums: Sums = np.zeros((image_shape[2], 3), dtype=np.int64)
 
@@ -62,6 +65,7 @@ class DatasetWriter:
         for stream in self._names.values():
             with suppress(OSError):  # of a full disk, which has been reported
                 stream.close()
+        self.digests.close()
         self._writer.__exit__(kind, error, trace)
 
     def new_file(self, name: str) -> Path:
@@ -139,12 +143,13 @@ class DatasetWriter:
     ) -> DatasetManifest:
         """Finish all files and write the manifest; the dataset is whole from here on."""
         splits: dict[SplitName, SplitRecord] = {}
+        known = self.digests.results()
         for split in (name for name in get_args(SplitName) if name in self._labels):
             labels = np.concatenate(self._labels[split])
             splits[split] = SplitRecord(
                 count=len(labels),
                 class_counts=np.bincount(labels, minlength=len(self._classes)).tolist(),
-                images=self._rows[split].finish(len(labels), self._writer.record),
+                images=self._rows[split].finish(len(labels), lambda path: self._writer.record(path, known.get(path))),
                 labels=self._write_labels(split, labels),
                 names=self._finish_names(split),
             )

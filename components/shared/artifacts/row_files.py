@@ -15,31 +15,12 @@ import numpy.typing as npt
 
 from components.shared.artifacts.artifact import FileRecord
 from components.shared.artifacts.dataset import Images, ShardRecord, SplitName
-from components.shared.files import naming
+from components.shared.artifacts.row_digests import RowDigests
+from components.shared.files import naming, read_at, write_at
+from components.shared.pixel_sums import Sums, sums_of
 
 SHARD_BYTES = 256 * 1024**2
 _MOST_READ = 4 * 1024**2
-_SHORT = 4096
-
-# Of each channel: how many values, their sum, and the sum of their squares; int64 of shape (channels, 3).
-Sums = npt.NDArray[np.int64]
-# Squares of so many values at most are below 2^24, up to which float32 has all whole numbers.
-_EXACT = 2**24 // 255**2
-
-
-def sums_of(images: Images) -> Sums:
-    """Number, sum and sum of squares of each channel's values, of images of shape (n, height, width, channels)."""
-    count, height, width, channels = images.shape
-    sums = np.zeros((channels, 3), dtype=np.int64)
-    sums[:, 0] = count * height * width
-    # In rows of a few hundred values, added to each other, so that NumPy does many at once.
-    at_once = height if height * width * channels <= _SHORT else 1
-    rows = images.reshape(count * height // at_once, at_once * width * channels)
-    for start in range(0, len(rows), _EXACT):
-        values = rows[start : start + _EXACT].astype(np.float32)
-        for column, total in ((1, values.sum(axis=0)), (2, np.einsum("ij,ij->j", values, values))):
-            sums[:, column] += total.astype(np.int64).reshape(-1, channels).sum(axis=0)
-    return sums
 
 
 def npy_header(count: int, shape: tuple[int, ...]) -> bytes:
@@ -67,6 +48,15 @@ class RowFiles:
         self.row_bytes = math.prod(self.shape)
         self.per_file = max(1, SHARD_BYTES // self.row_bytes)
         self.header_bytes = len(npy_header(0, self.shape))
+
+    def plan(self, count: int, digests: RowDigests) -> None:
+        """Make the files of exactly so many rows, which are digested as they are written."""
+        self.make(count)
+        for number, path in enumerate(self.paths):
+            rows = min(self.per_file, count - number * self.per_file)
+            with self._opened(number) as descriptor:
+                write_at(descriptor, npy_header(rows, self.shape), 0)
+            digests.expect(path, self.header_bytes, rows, self.row_bytes)
 
     def make(self, count: int) -> None:
         """Make the files of so many rows."""
@@ -130,23 +120,6 @@ class RowFiles:
                 yield descriptor
             finally:
                 os.close(descriptor)
-
-
-def write_at(descriptor: int, data: Images | bytes, offset: int) -> None:
-    """Write all of it at an offset of an open file."""
-    view = memoryview(data).cast("B")  # type: ignore[arg-type] # an array is a buffer
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
-
-
-def read_at(descriptor: int, image: Images, offset: int) -> None:
-    """Fill an image from an offset of an open file; OSError: it ends before."""
-    view = memoryview(image).cast("B")  # type: ignore[arg-type] # an array is a buffer
-    while view:
-        if not (count := os.preadv(descriptor, [view], offset)):
-            raise OSError(f"ends at {offset} bytes")
-        view, offset = view[count:], offset + count
 
 
 Slots = npt.NDArray[np.int64]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from components.shared.decoding.rendering import Rendering
-from components.shared.params.types import Interpolation
+
+if TYPE_CHECKING:
+    from components.shared.params.types import Interpolation
 
 Images = npt.NDArray[np.uint8]
 

@@ -1,0 +1,29 @@
+"""What mean and standard deviation of images follow from exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Images = npt.NDArray[np.uint8]
+_SHORT = 4096
+
+# Of each channel: how many values, their sum, and the sum of their squares; int64 of shape (channels, 3).
+Sums = npt.NDArray[np.int64]
+# Squares of so many values at most are below 2^24, up to which float32 has all whole numbers.
+_EXACT = 2**24 // 255**2
+
+
+def sums_of(images: Images) -> Sums:
+    """Number, sum and sum of squares of each channel's values, of images of shape (n, height, width, channels)."""
+    count, height, width, channels = images.shape
+    sums = np.zeros((channels, 3), dtype=np.int64)
+    sums[:, 0] = count * height * width
+    # In rows of a few hundred values, added to each other, so that NumPy does many at once.
+    at_once = height if height * width * channels <= _SHORT else 1
+    rows = images.reshape(count * height // at_once, at_once * width * channels)
+    for start in range(0, len(rows), _EXACT):
+        values = rows[start : start + _EXACT].astype(np.float32)
+        for column, total in ((1, values.sum(axis=0)), (2, np.einsum("ij,ij->j", values, values))):
+            sums[:, column] += total.astype(np.int64).reshape(-1, channels).sum(axis=0)
+    return sums
