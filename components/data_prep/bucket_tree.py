@@ -103,6 +103,11 @@ class BucketTree(FileTree):
         for position, path in self._ahead.arrived(objects):
             yield Encoded(position, FilePart(str(path)), release=partial(os.unlink, path))
 
+    def around(self) -> FileTree:
+        """The tree of all objects that are beside the one."""
+        folder = Location(self._location.scheme, self._location.bucket, self._location.key.rpartition("/")[0])
+        return BucketTree(folder, self._fetch, self._scratch)
+
     def is_picture(self, real: str) -> bool:
         """Whether an object is a picture, by its beginning."""
         try:

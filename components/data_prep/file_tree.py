@@ -77,6 +77,10 @@ class FileTree(ABC):
         """Take the one folder that holds all for the data, where that is common, as in archives; whether it was."""
         return False
 
+    def around(self) -> FileTree:
+        """Of a tree that is one file: the tree of the folder in which it is, to be closed by itself."""
+        raise NotImplementedError
+
     def __enter__(self) -> Self:
         return self
 
@@ -121,6 +125,10 @@ class LocalTree(FileTree):
     def read(self, files: Sequence[str]) -> Read:
         """What hands out paths, in ascending order."""
         return partial(_paths, f"{self.data}/", files)
+
+    def around(self) -> FileTree:
+        """The tree of the file's folder."""
+        return LocalTree(self.data, follow_links=self.follow_links)
 
     def is_picture(self, real: str) -> bool:
         """Whether a file is a picture by its content."""

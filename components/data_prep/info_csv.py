@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from components.data_prep.file_tree import FileTree
-from components.data_prep.folder_tree import Folder, count_left_out, images_below
+from components.data_prep.folder_tree import count_left_out, images_below
 from components.data_prep.image_files import image_split
+from components.data_prep.named_files import NamedFiles
 from components.data_prep.source import (
     Source,
     SourceSplit,
@@ -25,7 +25,6 @@ from components.data_prep.source import (
 from components.data_prep.splits import SPLITS, split_of
 from components.shared.artifacts.artifact import class_name_problem
 from components.shared.artifacts.dataset import SplitName
-from components.shared.decoding.file_names import is_no_data_folder, left_out_as
 from components.shared.errors import DataError
 from components.shared.logs import step_logger
 from components.shared.text import shown
@@ -109,18 +108,16 @@ class _Row(NamedTuple):
 
 
 class _Table:
-    """One info.csv: its rows by the identity of their files, and the paths that the tree has of these and of itself."""
+    """One info.csv: its rows by the identity of their files, and the real paths of these and of itself."""
 
     def __init__(self, tree: FileTree, folder: str, file: str) -> None:
         self.where = where = tree.at(f"{folder}/{file}")
-        self._tree, self._folder, self._below = tree, tree.root.folders[folder], tree.at(folder)
-        self.real = {f"{self._folder.real}/{file}"}
+        files = NamedFiles(tree, folder)
         self.rows: dict[str, _Row] = {}
-        self._names: dict[str, dict[str, list[str]]] = {}
         repeated = 0
         for line, written, name in _rows(tree.local(f"{folder}/{file}"), where):
             at = f"{where}, line {line}: {shown(written)}"
-            row = _Row(line, *self._find(written, at), name)
+            row = _Row(line, *files.find(written, at), name)
             earlier = self.rows.setdefault(row.identity, row)
             if earlier.type != name:
                 raise DataError(
@@ -132,47 +129,7 @@ class _Table:
             _log.warning("%s: %d row(s) say again what earlier rows say", where, repeated)
         if not self.rows:
             raise DataError(f"{where}: has no row below its header; name one image a row")
-
-    def _find(self, written: str, where: str) -> tuple[str, str]:
-        """The path below the table's folder of the file that a row names, and its identity."""
-        here, below = self._folder, self._below
-        parts = os.path.normpath(written).split("/")
-        if written.startswith("/"):
-            raise DataError(f"{where} is an absolute path; write it relative to {below}")
-        if parts[0] == "..":
-            raise DataError(f"{where} leads out of {below}; images stay below it")
-        for depth, part in enumerate(parts):
-            if depth:
-                here = here.folders.get(parts[depth - 1]) or Folder("")
-            alike = self._alike(here, part)
-            if part not in alike and len(alike) == 1:
-                parts[depth] = part = alike[0]
-            if problem := here.problems.get(part) or here.problems.get(""):
-                raise DataError(f"{where} {problem}")
-            if part not in alike:
-                advice = "; its parts are separated by /, not by \\" if "\\" in written else ""
-                if alike:
-                    advice = (
-                        f"; it may be {' or '.join(map(ascii, alike))}, alike but for Unicode composition: rename one"
-                    )
-                elif left_out_as(parts[-1]) or any(map(is_no_data_folder, parts[:-1])):
-                    advice = " that is read: it is hidden, or in a folder of a system"
-                raise DataError(f"{where}: there is no such file in {below}{advice}")
-        if part in here.folders or part in here.specials:
-            raise DataError(f"{where} is not a file")
-        self.real.add(f"{here.real}/{part}")
-        try:
-            return "/".join(parts), self._tree.identity(here, part)
-        except DataError as error:
-            raise DataError(f"{where} {error}") from error
-
-    def _alike(self, folder: Folder, name: str) -> list[str]:
-        """The names in a folder that look like a name: the same but for Unicode composition."""
-        if folder.real not in self._names:
-            names = self._names.setdefault(folder.real, {})
-            for each in (*folder.images, *folder.others, *folder.specials, *folder.folders, *folder.problems):
-                names.setdefault(composed(each), []).append(each)
-        return self._names[folder.real].get(composed(name), [])
+        self.real = {f"{tree.root.folders[folder].real}/{file}", *files.real}
 
 
 def _rows(path: Path, where: str) -> Iterator[tuple[int, str, str]]:

@@ -11,6 +11,7 @@ from components.data_prep.file_tree import FileTree
 from components.data_prep.folder_tree import Folder, paths_below, pictures_below
 from components.data_prep.idx import IDX_NAME, find_idx_files, open_idx
 from components.data_prep.info_csv import FILE_NAME, find_tables, is_table, open_info_csv
+from components.data_prep.manifest import Manifests, find_manifest, open_manifest
 from components.data_prep.open_tree import archives_in, open_tree
 from components.data_prep.parquet_source import find_parquet, open_parquet
 from components.data_prep.source import Source, listed
@@ -52,6 +53,14 @@ LAYOUTS = (
         f"a table (train/{FILE_NAME} with the columns files and type)",
         find_tables,
         open_info_csv,
+        names_images=True,
+    ),
+    Layout(
+        "manifest",
+        "a manifest",
+        "a manifest (a .csv or .jsonl with the columns file_name and label, such as metadata.csv)",
+        find_manifest,
+        open_manifest,
         names_images=True,
     ),
     Layout(
@@ -130,6 +139,9 @@ def _matches(tree: FileTree, option: str) -> list[tuple[Layout, Any]]:
         if layout.find is find_class_folders:
             # Folders of splits hold the images that the tables name; only others can be classes.
             others = [name for name in tree.root.with_images() if not split_of(name)] or None
+            if (beside := next((found for _, found in matches if isinstance(found, Manifests)), None)) is not None:
+                # The images that a manifest names are usually in a folder.
+                others = None if beside.are_metadata or len(others or ()) < 2 else others
             found = others if any(other.names_images for other, _ in matches) else layout.find(tree)
             if found is not None:
                 matches.append((layout, found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from components.data_prep.step import prepare_staged
 from components.shared.storage.location import AnyPath, parse_location
 from tests.data_prep.building import files_of, idx_folder, info_csv, params, tree
 from tests.data_prep.parquet_files import write_parquet
+from tests.data_prep.shards import of_classes, shard
 from tests.peers.object_store import Bucket
 from tests.shared.decoding.pictures import encoded, plain
 
@@ -42,11 +44,28 @@ def _parquet(data: Path) -> Path:
     return data
 
 
+def _shards(data: Path) -> Path:
+    for split, labels in (("train", [0, 1] * 4), ("test", [1, 0])):
+        for number, ending in enumerate((".tar", ".tar.gz")):
+            shard(data / f"photos-{split}-{number:06d}{ending}", of_classes(*labels, first=10 * number))
+    (data / "classnames.txt").write_text("cat\ndog\n")
+    return data
+
+
+def _manifest(data: Path) -> Path:
+    tree(data, "images/×8.png", "images/unlisted.png")
+    rows = [{"file_name": f"images/{number}.png", "label": ("cat", "dog")[number % 2]} for number in range(8)]
+    (data / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return data
+
+
 SOURCES: dict[str, Callable[[Path], Path]] = {
     "class folders": _class_folders,
     "info.csv": _table,
     "IDX": lambda data: idx_folder(data, end=".gz"),
     "Parquet": _parquet,
+    "shards": _shards,
+    "manifest": _manifest,
 }
 # Each source, place and packing at least once; the others are slow together.
 DIAGONAL = {
@@ -57,6 +76,10 @@ DIAGONAL = {
     ("class folders", "s3", ".tar.gz"),
     ("IDX", "local", ".zip"),
     ("Parquet", "gs", ".tar"),
+    ("shards", "gs", "plain"),
+    ("shards", "local", ".zip"),
+    ("manifest", "s3", "plain"),
+    ("manifest", "local", ".tar.gz"),
 }
 CELLS = [
     pytest.param(*cell, marks=() if cell in DIAGONAL else pytest.mark.slow, id=" ".join(cell))

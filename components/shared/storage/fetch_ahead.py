@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
@@ -95,6 +96,12 @@ class FetchAhead:
                 raise StorageRefusedError(
                     f"{uri}: was removed or replaced while the others were read; start again"
                 ) from error
+
+    def stated(self, keys: Iterable[str]) -> Iterator[tuple[str, StoredObject | None]]:
+        """Keys in their order with the present version of each, or None; several are asked for at once."""
+        coming = iter(keys)
+        while asked := list(islice(coming, AHEAD_FILES)):
+            yield from zip(asked, self._pool.map(self._store.stat, asked), strict=True)
 
     def beginning(self, stored: StoredObject, most: int) -> bytes:
         """An object's first bytes; a small one is verified and, where it is packed, unpacked."""
