@@ -13,7 +13,6 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
@@ -106,8 +105,12 @@ class TarInput:
 
     def _pieces(self, size: int) -> Iterator[bytes]:
         while size > 0:
-            with self._reading():
+            try:
                 data = self._stream.read(min(PIECE, size))
+            except EOFError as error:
+                raise self._ends_early() from error
+            except (zlib.error, gzip.BadGzipFile, OSError, ValueError) as error:
+                raise self.error(f"is damaged: its {self.compression} data cannot be read ({error})") from error
             if not data:
                 return
             size -= len(data)
@@ -121,15 +124,6 @@ class TarInput:
 
     def _ends_early(self) -> DataError:
         return self.error(f"ends early, after {self._size} bytes; fetch it again")
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except EOFError as error:
-            raise self._ends_early() from error
-        except (zlib.error, gzip.BadGzipFile, OSError, ValueError) as error:
-            raise self.error(f"is damaged: its {self.compression} data cannot be read ({error})") from error
 
 
 def tar_members(stream: TarInput) -> Iterator[tarfile.TarInfo]:

@@ -12,7 +12,7 @@ from typing import IO, NamedTuple, cast
 
 from components.shared.errors import DataError
 
-# Its directory is read as a whole: of four million entries.
+# Its directory is read as a whole: of two million entries.
 _LONGEST_DIRECTORY = 1 << 28
 _LOCAL = struct.Struct("<4s22xHH")  # signature, lengths of name and of extra field
 _METHODS = {1: "shrink", 6: "implode", 9: "deflate64", 12: "bzip2", 14: "LZMA", 93: "zstd", 95: "xz", 98: "PPMd"}
