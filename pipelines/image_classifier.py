@@ -20,8 +20,10 @@ DESCRIPTION = "Trains an image classifier, evaluates it on held-out images, and 
 Configure = Callable[[StepName, dsl.PipelineTask], object]
 
 
-def pipeline_for(configure: Configure, nodes: str = "") -> Any:
+def pipeline_for(configure: Configure, nodes: str = "", shards: int = 1) -> Any:
     """The pipeline with its tasks configured.
+
+    Where several `shards` share the decoding, a loop has each prepare a part, and the task data prep joins the parts.
 
     Where several nodes train, `nodes` is what each of them gets, as NodeSpec's JSON: the task train then has Kubeflow
     Trainer do it, data prep says where the dataset is, which that task's own pod needs no copy of, and the exit step
@@ -30,6 +32,9 @@ def pipeline_for(configure: Configure, nodes: str = "") -> Any:
     Each artifact travels with its SHA-256. Kubeflow's cache knows input artifacts by their names alone, so without it
     training would be served from the cache for another dataset; and what arrives is checked against it.
     """
+    if shards > 1:
+        from components.data_prep.merge_component import data_prep as data_prep_of_parts
+        from components.data_prep.part_component import data_prep_part
     if nodes:
         from components.data_prep.nodes_component import data_prep as data_prep_of_nodes
         from components.exit_step.nodes_component import exit_step as exit_step_of_nodes
@@ -50,7 +55,17 @@ def pipeline_for(configure: Configure, nodes: str = "") -> Any:
         )
         configure("exit", last.set_display_name("exit"))
         with dsl.ExitHandler(last, name="run"):
-            prepared = (data_prep_of_nodes if nodes else data_prep)(params=params, data=data)
+            if shards > 1:
+                with dsl.ParallelFor(list(range(shards)), name="parts of data prep") as shard:
+                    part = data_prep_part(params=params, data=data, shard=shard, shards=shards)
+                    configure("data-prep", part.set_display_name("data prep part"))
+                prepared = data_prep_of_parts(
+                    params=params,
+                    parts=dsl.Collected(part.outputs["part"]),
+                    parts_sha256=dsl.Collected(part.outputs["part_sha256"]),
+                )
+            else:
+                prepared = (data_prep_of_nodes if nodes else data_prep)(params=params, data=data)
             configure("data-prep", prepared.set_display_name("data prep"))
             dataset, dataset_sha256 = prepared.outputs["dataset"], prepared.outputs["dataset_sha256"]
             inputs = {"params": params, "dataset_sha256": dataset_sha256, "checkpoints": checkpoints}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from typing import get_args
 
-from components.shared.command import CommandParser, add_path_option, step_command
+from components.shared.command import CommandParser, add_path_option, path_option, step_command
 from components.shared.events.data import Emit
 from components.shared.params.params import Params
 from components.shared.step import Reported
 from components.shared.storage.location import overlap_problem
+from components.shared.text import shortened
 
 DESCRIPTION = """\
 Read images and labels, and write them as one dataset directory.
@@ -34,8 +36,21 @@ docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/photos:/photos:ro" -v "$PWD/
 def main(argv: Sequence[str] | None = None) -> int:
     """Run data prep and return the exit code: 0 done, 2 bad input, 130 interrupted, 1 anything else."""
     parser = CommandParser(prog="python -m components.data_prep", description=DESCRIPTION)
-    add_path_option(parser, "--data", help="folder with images and labels")
+    add_path_option(parser, "--data", required=False, help="folder with images and labels")
     add_path_option(parser, "--dataset", help="dataset directory to write; an earlier one goes")
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        type=_shard,
+        help="decode the I-th of N parts of the images, from 0, and write that as a part instead of a dataset",
+    )
+    parser.add_argument(
+        "--merge",
+        metavar="PLACE",
+        nargs="+",
+        type=path_option,
+        help="join all parts, or those right below a place, to the dataset that one run makes; without --data",
+    )
     parser.add_argument(
         "--layout",
         choices=get_args(Params.model_fields["data_layout"].annotation),
@@ -46,18 +61,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="read what links lead to outside of DATA, too; in a container it must be mounted at its own path",
     )
-    return step_command("data-prep", parser, argv, _work, output="dataset", docker=DOCKER, misuse=_misuse)
+    return step_command(
+        "data-prep", parser, argv, _work, output="dataset", docker=DOCKER, misuse=_misuse, part=lambda made: made.shard
+    )
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", text)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise argparse.ArgumentTypeError(f"must be I/N with I from 0 and below N, such as 0/4, got {shortened(text)}")
+    return int(match[1]), int(match[2])
 
 
 def _misuse(options: argparse.Namespace) -> str | None:
+    if options.merge:
+        given = {"--data": options.data, "--shard": options.shard, "--layout": options.layout}
+        others = [name for name, value in given.items() if value is not None]
+        return f"--merge joins parts that are made; leave out {' and '.join(others)}" if others else None
+    if options.data is None:
+        return "the following arguments are required: --data"
     problem = overlap_problem(options.data, options.dataset)
     return f"--dataset {problem}" if problem else None
 
 
 def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
     # NumPy and Pillow load here, so that --help and a wrong config need not wait for them.
-    from components.data_prep.step import prepare_staged
+    from components.data_prep.step import merge_staged, prepare_part_staged, prepare_staged
 
+    if options.merge:
+        return merge_staged(parts=options.merge, dataset=options.dataset, params=params, emit=emit)
+    if options.shard:
+        return prepare_part_staged(
+            data=options.data,
+            part=options.dataset,
+            shard=options.shard,
+            params=params,
+            emit=emit,
+            layout=options.layout,
+            follow_links=options.follow_links,
+        )
     return prepare_staged(
         data=options.data,
         dataset=options.dataset,

@@ -21,6 +21,7 @@ from components.shared.artifacts.dataset import DATASET, DatasetManifest, SplitN
 from components.shared.artifacts.dataset_writer import DatasetWriter
 from components.shared.decoding.pixels import NOTES, note_lines
 from components.shared.decoding.rendering import Rendering
+from components.shared.decoding.version import decoder_version
 from components.shared.errors import ArtifactError, DataError
 from components.shared.events.data import Emit, Progress, Succeeded, ignore_events
 from components.shared.logs import step_logger
@@ -119,13 +120,13 @@ def prepare(
         raise ArtifactError(problem)
     layout = layout or params.data_layout
     with open_source(data, params.n_classes, layout=layout, follow_links=follow_links, fetch=fetch) as source:
-        return _prepared(source, dataset, params, emit)
+        return prepared(Preparation(source, dataset, params, emit))
 
 
-def _prepared(source: Source, dataset: Path, params: Params, emit: Emit) -> PrepareResult:
-    _log_source(source, params)
-    check_gate(params.gate, source.classes)  # now, and not once a model is trained
-    preparation = _Preparation(source, dataset, params, emit)
+def prepared(preparation: Preparation) -> PrepareResult:
+    """Make the dataset, and log what it is made of and what becomes of it."""
+    params, dataset = preparation.params, preparation.dataset
+    check_source(preparation.source, params)
     preparation.check_unreadable()
     if os.path.lexists(dataset / DATASET.manifest_file):
         _log.info("%s: the earlier dataset is replaced", shown(dataset))
@@ -137,7 +138,8 @@ def _prepared(source: Source, dataset: Path, params: Params, emit: Emit) -> Prep
     return result
 
 
-def _log_source(source: Source, params: Params) -> None:
+def check_source(source: Source, params: Params) -> None:
+    """Log what is read, and what in it or in params has no effect; ParamsError: the gate names a class it lacks."""
     found = ", ".join(f"{len(split.labels)} {name} images" for name, split in source.splits.items())
     _log.info("%s: %s in %d classes", source.name, found, len(source.classes))
     folders = {split: of.folder for split, of in source.splits.items() if of.folder not in ("", split)}
@@ -153,6 +155,7 @@ def _log_source(source: Source, params: Params) -> None:
         _log.warning("alpha_background %s has no effect: IDX images are never transparent", params.alpha_background)
     if "validation" in source.splits and (fraction := params.validation_fraction) > 0:
         _log.warning("validation_fraction %g has no effect: the data brings its validation split", fraction)
+    check_gate(params.gate, source.classes)  # now, and not once a model is trained
 
 
 def _log_counts(result: PrepareResult) -> None:
@@ -171,11 +174,11 @@ def _log_counts(result: PrepareResult) -> None:
             _log.warning("%s has no image of %d class(es): %s", split, len(lacking), listed(lacking))
 
 
-class _Progress:
+class ImageProgress:
     """Reports how many images are done."""
 
     def __init__(self, total: int, emit: Emit) -> None:
-        self._total, self._emit, self._done, self._reported_done = total, emit, 0, 0
+        self.total, self._emit, self._done, self._reported_done = total, emit, 0, 0
         self._reported = self._logged = time.monotonic()
 
     def advance(self, count: int) -> None:
@@ -184,27 +187,27 @@ class _Progress:
         if time.monotonic() - self._reported > _STATUS_SECONDS:
             self._report()
         if time.monotonic() - self._logged > _LOG_SECONDS:
-            _log.info("%d of %d images", self._done, self._total)
+            _log.info("%d of %d images", self._done, self.total)
             self._logged = time.monotonic()
 
     def end(self) -> None:
         """All are done."""
-        self._done = self._total
+        self._done = self.total
         self._report()
 
     def _report(self) -> None:
         rate = (self._done - self._reported_done) / max(time.monotonic() - self._reported, 1e-9)
-        eta = (self._total - self._done) / rate if rate else None
-        self._emit(Progress(self._done, self._total, "images", samples_per_second=rate, eta_seconds=eta))
+        eta = (self.total - self._done) / rate if rate else None
+        self._emit(Progress(self._done, self.total, "images", samples_per_second=rate, eta_seconds=eta))
         self._reported, self._reported_done = time.monotonic(), self._done
 
 
-class _Preparation:
+class Preparation:
     """Makes the dataset of one source."""
 
-    def __init__(self, source: Source, dataset: Path, params: Params, emit: Emit, workers: int | None = None) -> None:
-        self._source, self._dataset, self._params, self._workers = source, dataset, params, workers
-        self._progress = _Progress(source.count, emit)
+    def __init__(self, source: Source, dataset: Path, params: Params, emit: Emit) -> None:
+        self.source, self.dataset, self.params = source, dataset, params
+        self.progress = ImageProgress(source.count, emit)
         # Share of the training images to hold out, by split that the data lacks.
         self.fractions: dict[SplitName, float] = {}
         if "test" not in source.splits:
@@ -212,27 +215,28 @@ class _Preparation:
         if "validation" not in source.splits and params.validation_fraction > 0:
             self.fractions["validation"] = params.validation_fraction
         self._warned = 0
-        self._facts = {name: Facts.of(len(split.labels)) for name, split in source.splits.items()}
+        self.facts = {name: Facts.of(len(split.labels)) for name, split in source.splits.items()}
         for name, split in source.splits.items():
-            self._facts[name].unreadable.update(split.unreadable)
-            self._warn(split.unreadable)
+            self.facts[name].unreadable.update(split.unreadable)
+            self.warn(split.unreadable)
 
-    def _warn(self, found: Mapping[int, UnreadableImage]) -> None:
+    def warn(self, found: Mapping[int, UnreadableImage]) -> None:
+        """Log the first few images that cannot be read."""
         for _, image in sorted(found.items())[: _WARNINGS_SHOWN - self._warned]:
             self._warned += 1
             _log.warning("set aside %s: %s", image.file, image.reason)
 
     def write(self, inspect: Inspect | None = None) -> DatasetManifest:
         """Write the whole dataset."""
-        source, params = self._source, self._params
-        placed = assigned(source, self._facts, self.fractions, params.manual_seed)
-        with DatasetWriter(self._dataset, list(source.classes), params.stored_shape) as writer:
-            placed = self._decode(writer, placed)
+        source, params = self.source, self.params
+        placed = assigned(source, self.facts, self.fractions, params.manual_seed)
+        with DatasetWriter(self.dataset, list(source.classes), params.stored_shape) as writer:
+            placed = self.fill(writer, placed)
             files = []
             if inspect:
                 read = lambda split, indices: writer.rows(split).read(indices)  # noqa: E731
-                files = inspect(Assembled(source, placed, self._facts, read, writer.new_file))
-            noted = describe(writer, source, placed, self._facts)
+                files = inspect(Assembled(source, placed, self.facts, read, writer.new_file))
+            noted = describe(writer, source, placed, self.facts)
             for level, line in note_lines(noted, params.alpha_background):
                 _log.log(level, "%s", line)
             return writer.commit(
@@ -246,59 +250,60 @@ class _Preparation:
                 alpha_background=params.background,
                 noted={note: noted[note] for note in NOTES if noted[note]},
                 manual_seed=params.manual_seed,
-                unreadable=[image for facts in self._facts.values() for _, image in sorted(facts.unreadable.items())],
+                decoder=decoder_version(),
+                unreadable=[image for facts in self.facts.values() for _, image in sorted(facts.unreadable.items())],
                 reports=[writer.record(file) for file in files],
             )
 
-    def _decode(self, writer: DatasetWriter, placed: dict[SplitName, Placed]) -> dict[SplitName, Placed]:
+    def fill(self, writer: DatasetWriter, placed: dict[SplitName, Placed]) -> dict[SplitName, Placed]:
         """Decode all images into their rows; where each is in the end."""
-        source, params = self._source, self._params
-        known = {name: frozenset(facts.unreadable) for name, facts in self._facts.items()}
-        with RowDecoder(Rendering.of(params), self._progress.advance) as decoder:
+        source, params = self.source, self.params
+        known = {name: frozenset(facts.unreadable) for name, facts in self.facts.items()}
+        with RowDecoder(Rendering.of(params), self.progress.advance) as decoder:
             for name, split in source.splits.items():
                 placing = Placing.of(len(split.labels))
                 for target, of_split in placed.items():
                     if of_split.source == name:
                         placing.put(of_split.positions, writer.rows(target), writer.digests, counted=target == "train")
-                decoder.decode(split, placing, self._facts[name], writer.sums)
-        self._progress.end()
-        found = {name: facts.unreadable.keys() - known[name] for name, facts in self._facts.items()}
+                decoder.decode(split, placing, self.facts[name], writer.sums)
+        self.progress.end()
+        found = {name: facts.unreadable.keys() - known[name] for name, facts in self.facts.items()}
         if not any(found.values()):
             return placed
         for name, positions in found.items():
-            self._warn({position: self._facts[name].unreadable[position] for position in positions})
+            self.warn({position: self.facts[name].unreadable[position] for position in positions})
         self.check_unreadable()
-        final = assigned(source, self._facts, self.fractions, params.manual_seed)
+        final = assigned(source, self.facts, self.fractions, params.manual_seed)
         if self.fractions and found["train"]:
             _log.info("holding out anew, without the images that were set aside")
         move(writer, placed, final, source)
         return final
 
     def _origin(self, split: SplitName) -> Literal["given", "held out"] | None:
-        return "given" if split in self._source.splits else "held out" if split in self.fractions else None
+        return "given" if split in self.source.splits else "held out" if split in self.fractions else None
 
     def check_unreadable(self) -> None:
         """Raise an error if more than `max_unreadable` of all cannot be read, or of a class that is mostly not read."""
         groups: dict[str, list[UnreadableImage]] = {}
-        totals = {"images": self._source.count}
-        for name, facts in self._facts.items():
-            split = self._source.splits[name]
+        totals = {"images": self.source.count}
+        for name, facts in self.facts.items():
+            split = self.source.splits[name]
             counts = np.bincount(split.labels).tolist()
             for position, image in sorted(facts.unreadable.items()):
                 groups.setdefault("images", []).append(image)
                 if position in split.unreadable:
                     label = split.labels[position]
-                    of_class = f"images of {self._source.classes[label]} in {name}"
+                    of_class = f"images of {self.source.classes[label]} in {name}"
                     totals[of_class] = counts[label]
                     groups.setdefault(of_class, []).append(image)
         if (count := len(groups.get("images", ()))) > _WARNINGS_SHOWN:
             _log.warning("set aside %d images in all", count)
-        allowed = self._params.max_unreadable
+        allowed = self.params.max_unreadable
         for what, images in groups.items():
             share = len(images) / totals[what]
             if share > allowed and (what == "images" or share > 0.5):
                 raise DataError(
-                    f"{self._source.where}: {len(images)} of {totals[what]} {what} cannot be read ({share:.2%}), "
+                    f"{self.source.where}: {len(images)} of {totals[what]} {what} cannot be read ({share:.2%}), "
                     f"and max_unreadable is {allowed:.2%}; the first is {images[0].file}: {images[0].reason}; mend or "
                     "remove them, or raise max_unreadable to leave them out"
                 )

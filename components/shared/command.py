@@ -241,6 +241,7 @@ def step_command(
     misuse: Callable[[argparse.Namespace], str | None] = lambda options: None,
     elsewhere: Callable[[argparse.Namespace], Outcome | None] | None = None,
     run_id: Callable[[], str] = lambda: "",
+    part: Callable[[argparse.Namespace], tuple[int, int] | None] = lambda options: None,
     is_recorded: bool = True,
 ) -> int:
     """Run one component from its command line.
@@ -257,6 +258,7 @@ def step_command(
         misuse: Which options do not go together, in a line, or None.
         elsewhere: Has other processes do the step, if the options say so, and tells how they ended; None: they do not.
         run_id: What the run was called there, so that it is not another one here; empty: it was not.
+        part: Which part of the step the options ask for, from 0, and of how many; None: all of it.
         is_recorded: Whether it is recorded in MLflow, where the environment names a server.
 
     Returns:
@@ -319,6 +321,7 @@ def step_command(
                     lambda: Params.load(options.params, options.overrides),
                     lambda params, emit: named(lambda: work(options, params, emit)),
                     lambda: step_run(made, in_pipeline=in_pipeline, platform_run=run_id()),
+                    part=part(options),
                     is_recorded=is_recorded,
                 )
             return record, None

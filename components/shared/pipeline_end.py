@@ -6,7 +6,7 @@ An outcome is true, or it is ``unknown``: silence counts only where every step's
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -36,11 +36,25 @@ OUTCOMES: dict[str, Outcome] = {
 
 # Where `shutterline run` was asked to end: how, for the exit step, to which kfp says that a task failed.
 CANCELLED_VARIABLE = "SHUTTERLINE_CANCELLED"
+_PART = re.compile(r"(?P<step>[a-z-]+)-part-(?P<number>[0-9]{1,9})")
 PUBLISH = "publish"  # the step that a pipeline has only for a model that passes and has somewhere to go
 PLATFORM_ERROR = "PlatformError"  # type of an error that the platform reports, not the step
 _NO_REASON = "the platform gave no reason"
 # As Argo words it where a step had no time to report anything.
 _KILLED = re.compile(r"OOMKilled|exit code 1(37|43)|deleted|[Ee]victed|DeadlineExceeded")
+
+
+def part_of(step: str, number: int) -> str:
+    """What status calls one part of a step that several share."""
+    return f"{step}-part-{number}"
+
+
+def with_parts(steps: Sequence[str], named: Iterable[str]) -> list[str]:
+    """Steps in order, each behind those of the named ones that are parts of it."""
+    parts: dict[str, set[int]] = {}
+    for found in filter(None, map(_PART.fullmatch, named)):
+        parts.setdefault(found["step"], set()).add(int(found["number"]))
+    return [each for step in steps for each in (*(part_of(step, part) for part in sorted(parts.get(step, ()))), step)]
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,7 @@ def pipeline_end(
     task = platform.tasks.get(PUBLISH) if platform is not None else None
     if history.view.publishes or PUBLISH in history.view.steps or (task is not None and task.state != "skipped"):
         steps = [*steps, PUBLISH]
+    steps = with_parts(steps, _named(history))
     outcomes = _outcomes(steps, history, platform, outcome)
     outcome = outcome or _by_steps(outcomes)
     found = {step.outcome for step in outcomes}
@@ -103,13 +118,19 @@ def end_after_retry(
         own = replace(own, outcome="failed", error=data.error)
     else:
         own = replace(own, outcome="succeeded" if isinstance(data, Succeeded) else "cancelled", error=None)
-    steps = [*steps, PUBLISH] if own.step == PUBLISH else steps
+    steps = with_parts([*steps, PUBLISH] if own.step == PUBLISH else steps, [*_named(history), own.step])
     index = steps.index(own.step)
     # It ran, so all before it went well.
     before = _outcomes(steps[:index], history, platform, "succeeded")
     outcomes = [*before, own, *(StepOutcome(step, "not started") for step in steps[index + 1 :])]
     outcome = _by_steps([own])
     return PipelineEnd(outcome, "", "" if outcome == "succeeded" else _reason(outcomes), outcomes)
+
+
+def _named(history: History) -> list[str]:
+    """The steps that a run's events name: those that were announced, and those that began."""
+    began = history.view.began
+    return [*(began.steps if began is not None else ()), *history.view.steps]
 
 
 def _by_steps(outcomes: Sequence[StepOutcome]) -> Outcome:

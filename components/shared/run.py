@@ -31,6 +31,7 @@ RETRY_VARIABLE, POD_NAME_VARIABLE, POD_UID_VARIABLE = "KFP_RETRY_INDEX", "KFP_PO
 _ELASTIC_RUN_VARIABLE = "TORCHELASTIC_RUN_ID"  # torchrun's: the same for every start of a group
 
 _RETRY = re.compile("[0-9]{1,6}")  # an event's id has room for nine digits
+_ITERATION = re.compile("for-loop-[0-9]+-iteration-[0-9]+")  # the folder that kfp's local runners give each
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -51,6 +52,8 @@ class StepRun:
         process: Id that no other process has.
         bucket: What in a bucket the directory is a copy of.
         platform_run: The platform's own id of the run; empty where it has none.
+        part: Which part of a step that is shared by several, from 0, and how many there are; None: it is a whole step.
+        joins: Whether it is a step that goes on from such parts.
     """
 
     run: str
@@ -62,6 +65,8 @@ class StepRun:
     process: str = field(default_factory=lambda: _process_id(), compare=False)
     bucket: Location | None = None
     platform_run: str = ""
+    part: tuple[int, int] | None = None
+    joins: bool = False
 
     @property
     def is_new(self) -> bool:
@@ -166,9 +171,9 @@ def run_of_artifact(uri: str) -> str:
 
     Passing the id to every step as an input would spoil caching, because inputs are part of a step's cache key; where
     its artifacts are is not. Kubeflow: ``ROOT/PIPELINE/RUN/TASK/UUID/ARTIFACT``, where RUN is a UUID. Vertex AI and
-    kfp's local runners: ``ROOT/…/RUN/TASK/ARTIFACT``.
+    kfp's local runners: ``ROOT/…/RUN/TASK/ARTIFACT``; the latter have a further folder above TASK in a loop.
     """
-    parts = [part for part in uri.split("?")[0].split("/") if part]
+    parts = [part for part in uri.split("?")[0].split("/") if part and not _ITERATION.fullmatch(part)]
     if len(parts) >= 5 and _UUID.fullmatch(parts[-2]) and _UUID.fullmatch(parts[-4]):
         return as_run_id(parts[-4])
     return as_run_id(parts[-3]) if len(parts) >= 4 else ""
@@ -230,7 +235,7 @@ def _child(path: AnyPath, name: str) -> AnyPath:
 def beside_artifacts(artifact: str, name: str) -> AnyPath:
     """The location `name` beside a run's artifacts, the same for every step and attempt; or InputError."""
     address, run = artifact.split("?")[0], run_of_artifact(artifact)
-    parts = address.split("/")
+    parts = [part for part in address.split("/") if not _ITERATION.fullmatch(part)]
     depth = next((index for index in (-4, -3) if len(parts) >= -index and as_run_id(parts[index]) == run), None)
     if not run or depth is None:
         raise InputError(f"auto needs the location of a run's artifacts, and {address or 'nothing'} is none; name one")

@@ -41,7 +41,7 @@ from components.shared.files import unwritable
 from components.shared.kubeflow.api import NoAnswerError, ask_run, is_kubeflow
 from components.shared.kubeflow.trainer_status import TrainerStatus
 from components.shared.params.params import Params
-from components.shared.pipeline_end import PUBLISH, end_after_retry
+from components.shared.pipeline_end import PUBLISH, end_after_retry, part_of
 from components.shared.process_group import is_rank_zero
 from components.shared.run import StepRun
 from components.shared.version import __version__
@@ -106,10 +106,13 @@ class Status:
         attempt = max(run.attempt, self._history.next_attempt(step))
         if has_bucket:  # no other process has this one there; a bucket that did not answer is not asked again
             attempt = self._ask_bucket(lambda bucket: bucket.claim(run.run, step, attempt)) or attempt
-        if is_shared and run.events is not None:
+        is_begun = attempt > 0 or self._history.view.began is not None  # as far as can be seen from here
+        if run.part is not None:  # of which all begin at once
+            is_first = run.part[0] == 0 and not is_begun
+        elif is_shared and run.events is not None:
             is_first = not spools_of(run.events, run.run)
-        else:  # as far as can be seen from here
-            is_first = step == PIPELINE_STEPS[0] and attempt == 0 and self._history.view.began is None
+        else:
+            is_first = step == PIPELINE_STEPS[0] and not run.joins and not is_begun
         spool = self._open_spool(step, attempt, ledger)
         transports = []
         for name, target in ledger.items():
@@ -128,7 +131,9 @@ class Status:
         self._trainer = TrainerStatus.started(self._log)
         digest = params.digest() if params else None
         if is_first and run.pipeline:
-            self._stream.emit(PipelineStarted(run.pipeline, list(PIPELINE_STEPS), __version__, run.host, digest))
+            parts = [part_of(PIPELINE_STEPS[0], number) for number in range(run.part[1])] if run.part else []
+            steps = [*parts, *PIPELINE_STEPS]
+            self._stream.emit(PipelineStarted(run.pipeline, steps, __version__, run.host, digest))
         if not is_exit:
             self._stream.emit(StepStarted(__version__, run.host, digest, run.pipeline))
         if self._refused is not None:
@@ -261,8 +266,8 @@ class Status:
     def _new_end(self, data: EventData, event_source: EventSource) -> PipelineEnded | None:
         """The pipeline's new end, where its exit task has reported one before; None where it still will."""
         step = self._step
-        steps = (*PIPELINE_STEPS, PUBLISH)
-        if self.run.pipeline is None or step not in steps or not is_kubeflow() or not self._is_last(data):
+        is_one = self.run.part is not None or step in (*PIPELINE_STEPS, PUBLISH)
+        if self.run.pipeline is None or not is_one or not is_kubeflow() or not self._is_last(data):
             return None
         platform = None
         if self.run.platform_run:

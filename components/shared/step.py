@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import copy_context
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol, TypeVar
 
@@ -28,6 +29,7 @@ from components.shared.locks import end_with_run
 from components.shared.logs import log_to_stderr, step_logger
 from components.shared.params.params import Params
 from components.shared.params.parsed import ParamsWarning
+from components.shared.pipeline_end import part_of
 from components.shared.process_group import ignored_rank, is_rank_zero, should_report, starts_again
 from components.shared.run import StepRun, current_run, step_run
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, Termination, sigterm_kept
@@ -46,6 +48,7 @@ class StepRecord(BaseModel):
 
     Attributes:
         seconds: Wall time of the step's work, without starting its process.
+        part: Which part of the step it was, from 0, where several share it.
         saved: Of a step that was ended by a signal: how far it is saved, and where; empty: nothing is.
         delivery: What became of its status events.
     """
@@ -56,6 +59,7 @@ class StepRecord(BaseModel):
     status: Literal["succeeded", "failed", "cancelled"]
     seconds: float
     exit_code: int = 0
+    part: int | None = None
     saved: str = ""
     report: dict[str, Any] = {}
     error: Error | None = None
@@ -84,6 +88,7 @@ def run_step(
     run: Callable[[], StepRun] = step_run,
     addresses: Mapping[str, str] | None = None,
     *,
+    part: tuple[int, int] | None = None,
     is_recorded: bool = True,
 ) -> tuple[ResultT, StepRecord]:
     """Run a step's work in its frame, and return its result and the step's record.
@@ -94,12 +99,13 @@ def run_step(
         work: From checked params, and what takes its status, to the result.
         run: Finds out which run the step belongs to.
         addresses: Address by local path: what events, the record and its error messages name the paths by.
+        part: Which part of the step this is, from 0, and how many there are; status has each as a step of its own.
         is_recorded: Whether it is recorded in MLflow, where the environment names a server.
 
     Raises:
         StepFailed: A SystemExit with the exit code, when the work failed; the reason is logged.
     """
-    return _run(step, params, work, run, addresses, is_recorded=is_recorded)
+    return _run(step, params, work, run, addresses, part=part, is_recorded=is_recorded)
 
 
 def run_without_params(
@@ -116,6 +122,7 @@ def _run(
     run: Callable[[], StepRun],
     addresses: Mapping[str, str] | None,
     *,
+    part: tuple[int, int] | None = None,
     is_recorded: bool = True,
 ) -> tuple[ResultT, StepRecord]:
     log_to_stderr()
@@ -123,7 +130,7 @@ def _run(
         step_logger(step).warning("%s", ignored)
     with sigterm_kept() as termination:
         end_with_run()
-        frame = _Frame(step, termination, Addresses(addresses), is_recorded=is_recorded)
+        frame = _Frame(step, part, termination, Addresses(addresses), is_recorded=is_recorded)
         outside = current_run.set("")
         try:
             return copy_context().run(frame.run, params, work, run)  # the run is current within it alone
@@ -134,8 +141,17 @@ def _run(
 
 
 class _Frame:
-    def __init__(self, step: StepName, termination: Termination, addresses: Addresses, *, is_recorded: bool) -> None:
+    def __init__(
+        self,
+        step: StepName,
+        part: tuple[int, int] | None,
+        termination: Termination,
+        addresses: Addresses,
+        *,
+        is_recorded: bool,
+    ) -> None:
         self._step = step
+        self._part = part
         self._termination = termination
         self._addresses = addresses
         self._process = os.getpid()
@@ -159,7 +175,8 @@ class _Frame:
                 self._log.info("started")
                 result = work(None, ignore_events)
             else:
-                self._status = status = Status(self._step, run(), self._log)
+                name = part_of(self._step, self._part[0]) if self._part else self._step
+                self._status = status = Status(name, replace(run(), part=self._part), self._log)
                 current_run.set(status.run.run)
                 # SIGTERM is deferred until here: before, nobody could report how the step ended.
                 self._termination.arm()
@@ -251,6 +268,7 @@ class _Frame:
 
     def _end(self, record: StepRecord, last: EventData) -> StepRecord:
         self._termination.disarm()
+        record = record.model_copy(update={"part": self._part[0] if self._part else None})
         if os.getpid() != self._process:
             return record  # a forked worker that came out of the work this way; the step is not its to end
         recorder, self._recorder = self._recorder, None
@@ -280,16 +298,20 @@ def _write_record(record: StepRecord) -> None:
             Path(directory).mkdir(parents=True, exist_ok=True)
             # As the standard of JSON has it: a number that is not finite becomes null.
             document = json.loads(record.model_dump_json())
-            write_json(Path(directory) / f"{record.step}.json", document)
+            write_json(Path(directory) / f"{_name_of(record)}.json", document)
+
+
+def _name_of(record: StepRecord) -> str:
+    return record.step if record.part is None else part_of(record.step, record.part)
 
 
 def read_records(directory: Path) -> dict[str, StepRecord]:
-    """The step records in a directory, by step; files that are none are passed over."""
+    """The step records in a directory, by step or part of one; files that are none are passed over."""
     records: dict[str, StepRecord] = {}
     for file in sorted(directory.glob("*.json")) if directory.is_dir() else []:
         with suppress(OSError, ValueError, ValidationError):
             record = StepRecord.model_validate(read_json(file))
-            records[record.step] = record
+            records[_name_of(record)] = record
     return records
 
 

@@ -138,7 +138,7 @@ def _cached_side_effects(view: View) -> Iterator[Note]:
         elif step.component == "publish":
             message = "publishing is cached, so a version that was removed is not published again"
             yield Note("warning", where, message, "set cache: false in the settings")
-        elif step.component == "data_prep":
+        elif step.reads_data:
             message = "data prep is cached by the name of the location it reads, whatever is there now"
             yield Note("warning", where, message, "set cache: false where what is below that name may change")
 
@@ -210,7 +210,7 @@ def _data_location(view: View) -> Iterator[Note]:
     where, data = f"{_INPUTS}.data.defaultValue", view.default("data")
     advice = "mount a claim there (volumes in the settings), or name a bucket"
     for step in view.steps:
-        if step.component == "data_prep" and _is_path(data) and _missing_at(view, step, data, *_PROVIDING):
+        if step.reads_data and _is_path(data) and _missing_at(view, step, data, *_PROVIDING):
             yield Note("error", where, f"{data} is not there in the step that reads it", advice)
 
 

@@ -84,6 +84,12 @@ class Step:
             return {}
 
     @property
+    def reads_data(self) -> bool:
+        """Whether it prepares data, and does not join what others have prepared."""
+        given = mapping(mapping(self.task.get("inputs")).get("parameters"))
+        return self.component == "data_prep" and "parts_sha256" not in given
+
+    @property
     def accelerates(self) -> bool:
         """Whether it gets accelerators, or the nodes that it has train do."""
         if "gpu" in self.nodes:

@@ -70,17 +70,25 @@ class StepSettings(SettingsRecord):
 
 
 Step = TypeVar("Step", bound=StepSettings)
+Prep = TypeVar("Prep", bound=StepSettings)
 Train = TypeVar("Train", bound=StepSettings)
 
 
-class PlatformSettings(SettingsRecord, Generic[Step, Train]):
-    """A settings file; training may get more than another step."""
+Shards = Annotated[Whole, Field(ge=1, le=1000)]
+SHARDS_MEANING = (
+    "How many steps share the decoding: each prepares a part of the images and gets what data-prep gets, and one more "
+    "joins the parts to the dataset that a single step makes. 1: a single step."
+)
+
+
+class PlatformSettings(SettingsRecord, Generic[Step, Prep, Train]):
+    """A settings file; data prep and training may get more than another step."""
 
     target: str
     checkpoints: str | None = None
     events: str | None = None
     every_step: Step | None = Field(None, alias=EVERY_STEP, description="What all steps get.")
-    data_prep: Step | None = Field(None, alias="data-prep", description="Data prep.")
+    data_prep: Prep | None = Field(None, alias="data-prep", description="Data prep.")
     train: Train | None = Field(None, description="Training.")
     evaluate: Step | None = Field(None, description="Evaluation.")
     publish: Step | None = Field(None, description="Publishing of a model that passes, where publish_uri is set.")
@@ -89,6 +97,11 @@ class PlatformSettings(SettingsRecord, Generic[Step, Train]):
     def document(self) -> dict[str, Any]:
         """These settings as a file of them: what was taken away is null there, so that no default comes back."""
         return {key: _document(value) for key, value in _entries(self)}
+
+    @property
+    def shards(self) -> int:
+        """How many steps share the decoding."""
+        return getattr(self.data_prep, "shards", None) or 1
 
     def step(self, name: StepName) -> Step:
         """One step's settings, merged."""

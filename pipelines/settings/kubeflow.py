@@ -14,7 +14,14 @@ from components.shared.kubeflow.train_job import DEFAULT_RUNTIME, REFUSED, NodeS
 from components.shared.params.parsed import as_problems
 from components.shared.params.types import Truth, Whole
 from pipelines.quantities import quantity
-from pipelines.settings.common import EVERY_STEP, STEP_FIELDS, PlatformSettings, StepSettings
+from pipelines.settings.common import (
+    EVERY_STEP,
+    SHARDS_MEANING,
+    STEP_FIELDS,
+    PlatformSettings,
+    Shards,
+    StepSettings,
+)
 from pipelines.settings.fields import (
     Annotations,
     Cpu,
@@ -198,6 +205,12 @@ class KubeflowStep(StepSettings):
         return any(PurePosixPath(path).is_relative_to(volume.path) for volume in self.volumes)
 
 
+class KubeflowDataPrep(KubeflowStep):
+    """What data prep gets; where there are several shards, each of them."""
+
+    shards: Shards | None = Field(None, description=SHARDS_MEANING)
+
+
 class KubeflowTrain(KubeflowStep):
     """What training gets; where there are several nodes, each of them."""
 
@@ -258,7 +271,7 @@ class KubeflowTrain(KubeflowStep):
         return NodeSpec.model_validate({**given, "image": image, "runtime": runtime})
 
 
-class KubeflowSettings(PlatformSettings[KubeflowStep, KubeflowTrain]):
+class KubeflowSettings(PlatformSettings[KubeflowStep, KubeflowDataPrep, KubeflowTrain]):
     """A settings file for Kubeflow Pipelines."""
 
     target: Literal["kubeflow"] = Field("kubeflow", description="The platform.")

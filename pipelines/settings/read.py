@@ -91,8 +91,9 @@ def _unknown(where: tuple[int | str, ...], target: PlatformName) -> str:
     """A hint for a key that is not known: the nearest, or the platform that has it."""
     key, other = str(where[-1]), next(each for each in PLATFORMS if each != target)
     allowed = _keys_at(SETTINGS[target], where[:-1])
-    if len(where) <= 2 and key in set(_keys_at(SETTINGS[target], ("train",))) - STEPS[target].model_fields.keys():
-        return "unknown key: it belongs to train alone"
+    for step in ("data-prep", "train") if len(where) <= 2 else ():
+        if key in set(_keys_at(SETTINGS[target], (step,))) - STEPS[target].model_fields.keys():
+            return f"unknown key: it belongs to {step} alone"
     if key in _keys_at(SETTINGS[other], where[:-1]):
         return f"unknown key: it belongs to {PLATFORM_TITLES[other]}; allowed are {', '.join(allowed)}"
     near = difflib.get_close_matches(key, allowed, 1)

@@ -10,7 +10,7 @@ from components.shared.errors import Problem
 from components.shared.params.types import Whole, refusal
 from components.shared.run import AUTO
 from components.shared.text import described
-from pipelines.settings.common import PlatformSettings, StepSettings
+from pipelines.settings.common import SHARDS_MEANING, PlatformSettings, Shards, StepSettings
 from pipelines.settings.fields import SettingsRecord, durable_location
 from pipelines.vertex_limits import ACCELERATORS, MAX_RETRY_WINDOW_S, MAX_VARIABLES, machine_problem, machine_type
 
@@ -69,6 +69,12 @@ class VertexStep(StepSettings):
         return found
 
 
+class VertexDataPrep(VertexStep):
+    """What machine data prep runs on; where there are several shards, each of them."""
+
+    shards: Shards | None = Field(None, description=SHARDS_MEANING)
+
+
 class VertexTrain(VertexStep):
     """What machines training runs on."""
 
@@ -103,7 +109,7 @@ class VertexTrain(VertexStep):
         return found
 
 
-class VertexSettings(PlatformSettings[VertexStep, VertexTrain]):
+class VertexSettings(PlatformSettings[VertexStep, VertexDataPrep, VertexTrain]):
     """A settings file for Vertex AI."""
 
     target: Literal["vertex"] = Field("vertex", description="The platform.")

@@ -95,7 +95,9 @@ def compiled_pipeline(
         warnings.simplefilter("ignore")  # kfp's own deprecations
         file = Path(directory) / "pipeline.yaml"
         Compiler().compile(
-            pipeline_func=pipeline_for(configure, nodes), package_path=str(file), pipeline_parameters=inputs
+            pipeline_func=pipeline_for(configure, nodes, settings.shards if settings else 1),
+            package_path=str(file),
+            pipeline_parameters=inputs,
         )
         documents = documents_of(file.read_text(encoding="utf-8"))
     # kfp repeats defaults in comments of one line each, so a text of several lines would break its file.

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pipelines.settings.common import EVERY_STEP, STEP_FIELDS, Retry
 from pipelines.settings.kubeflow import (
     Gpu,
+    KubeflowDataPrep,
     KubeflowSettings,
     KubeflowStep,
     KubeflowTrain,
@@ -19,7 +20,7 @@ from pipelines.settings.kubeflow import (
     Toleration,
     Volume,
 )
-from pipelines.settings.vertex import Accelerator, VertexSettings, VertexStep, VertexTrain
+from pipelines.settings.vertex import Accelerator, VertexDataPrep, VertexSettings, VertexStep, VertexTrain
 
 STEPS = {EVERY_STEP, *STEP_FIELDS}
 NESTED: dict[str, type[BaseModel]] = {
@@ -39,9 +40,11 @@ def tables() -> Mapping[str, list[str]]:
     return {
         "kubeflow": _rows(KubeflowSettings),
         "kubeflow steps": _rows(KubeflowStep),
+        "kubeflow data-prep": _rows(KubeflowDataPrep, KubeflowStep),
         "kubeflow train": _rows(KubeflowTrain, KubeflowStep),
         "vertex": _rows(VertexSettings),
         "vertex steps": _rows(VertexStep),
+        "vertex data-prep": _rows(VertexDataPrep, VertexStep),
         "vertex train": _rows(VertexTrain, VertexStep),
     }
 

@@ -34,7 +34,7 @@ GUIDE = (ROOT / "pipelines" / "README.md").read_text()
 # What only a person says on a step's command line; and what only a pipeline can hand a step.
 PERSONS = {
     *("help", "version", "json", "set", "find_learning_rate", "follow_links", "processes", "restarts", "smoke"),
-    "start_over",
+    *("start_over", "layout", "merge", "shard"),
 }
 PAGES = {"metrics", "learning_curves", "confusion", "roc", "report", "summary", "predictions", "model_card"}
 PIPELINES = {"dataset_sha256", "model_sha256", "job_id", "job_name", "status"}
@@ -85,7 +85,7 @@ def test_every_setting_says_what_it_means(target: PlatformName) -> None:
     for name in STEP_FIELDS.values():
         model, *_ = get_args(SETTINGS[target].model_fields[name].annotation)
         assert issubclass(model, STEPS[target])
-        assert model is STEPS[target] or name == "train"
+        assert model is STEPS[target] or name in ("data_prep", "train")
 
 
 def test_the_steps_are_the_same_everywhere(pipelines: dict[PlatformName, CompiledPipeline]) -> None:

@@ -118,6 +118,7 @@ class DatasetManifest(Manifest):
     alpha_background: Color | None = Field(
         None, description="What transparent parts were composited on; None: not recorded, as up to version 0.11."
     )
+    decoder: str | None = Field(None, description="Versions of what the pixels depend on; null: up to version 0.11.")
     reports: list[FileRecord] = Field(default_factory=list, description="What was found out about the images.")
 
     @model_validator(mode="after")

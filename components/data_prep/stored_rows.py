@@ -1,0 +1,81 @@
+"""Rows of pixels that are read again: of parts that are joined, and of an earlier dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from components.shared.artifacts.dataset import Images
+from components.shared.artifacts.row_digests import RowDigests
+from components.shared.artifacts.row_files import RowFiles
+from components.shared.pixel_sums import Sums, sums_of
+
+_AT_ONCE_BYTES = 4 * 1024**2
+
+Positions = npt.NDArray[np.int64]
+
+
+class StoredRows:
+    """Images in several arrays, as one that follows after the other.
+
+    Args:
+        shards: uint8 of shape (n, height, width, channels), mapped; all of one size.
+    """
+
+    def __init__(self, shards: Sequence[Images]) -> None:
+        self._shards = [shard for shard in shards if len(shard)]
+        self._starts = np.cumsum([0, *map(len, self._shards)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def read(self, rows: Positions) -> Images:
+        """The images at some rows, at least one."""
+        which = np.searchsorted(self._starts, rows, side="right") - 1
+        images = np.empty((len(rows), *self._shards[0].shape[1:]), dtype=np.uint8)
+        for number in np.unique(which).tolist():
+            of_shard = which == number
+            images[of_shard] = self._shards[number][rows[of_shard] - self._starts[number]]
+        return images
+
+
+def copy_rows(
+    stored: StoredRows,
+    rows: Positions,
+    files: RowFiles,
+    targets: Positions,
+    digests: RowDigests,
+    sums: Sums | None = None,
+    seen: Callable[[slice, Images], None] = lambda at, images: None,
+) -> None:
+    """Copy images to rows of a dataset.
+
+    Args:
+        stored: What they are read from.
+        rows: Which of them.
+        files: Gets them.
+        targets: The row there of each, ascending.
+        digests: Those of the files, which are planned.
+        sums: Gets their values.
+        seen: Gets each piece of them: which of `rows` it is, and the images.
+    """
+    at_once = max(1, _AT_ONCE_BYTES // files.row_bytes)
+    for start in range(0, len(rows), at_once):
+        at = slice(start, min(start + at_once, len(rows)))
+        images = stored.read(rows[at])
+        for first, last in _runs(targets[at]):
+            files.write(int(targets[start + first]), images[first:last])
+        numbers = targets[at] // files.per_file
+        for number in np.unique(numbers).tolist():
+            digests.written(files.paths[number], targets[at][numbers == number] % files.per_file)
+        if sums is not None:
+            sums += sums_of(images)
+        seen(at, images)
+
+
+def _runs(rows: Positions) -> Iterator[tuple[int, int]]:
+    """Where rows that follow each other begin and end."""
+    breaks = (np.flatnonzero(np.diff(rows) != 1) + 1).tolist()
+    return zip([0, *breaks], [*breaks, len(rows)], strict=True)
