@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -13,7 +14,7 @@ from components.data_prep.contents import Encoded
 from components.data_prep.layout import open_source
 from components.shared.errors import DataError
 from tests.data_prep.beside import Seen, hf, ours, theirs
-from tests.data_prep.building import tree
+from tests.data_prep.building import prepared, stored, tree
 from tests.data_prep.parquet_files import write_parquet
 
 __all__ = ["hf"]  # a fixture
@@ -216,3 +217,8 @@ def test_r22_files_without_bytes_are_refused_and_what_the_error_says_helps(hf: A
     for split, saved in hf.load_from_disk(f"{tmp_path}/disk").items():
         saved.to_parquet(f"{data}/{split}.parquet")
     assert ours(data) == theirs(found) == ours(tmp_path / "images")
+    made = [
+        stored(prepared(of, f"{of.name}-out").dataset, split) for of in (tmp_path / "images", data) for split in found
+    ]
+    assert [labels for _, labels in made] == [[0, 0, 0, 1, 1, 1]] * 4
+    assert all(np.array_equal(pixels, others) for (pixels, _), (others, _) in zip(made[:2], made[2:], strict=True))
