@@ -73,7 +73,6 @@ DIAGONAL = {
     ("class folders", "gs", "plain"),
     ("info.csv", "gs", ".tar.gz"),
     ("info.csv", "local", ".tar"),
-    ("class folders", "s3", ".tar.gz"),
     ("IDX", "local", ".zip"),
     ("Parquet", "gs", ".tar"),
     ("shards", "gs", "plain"),
