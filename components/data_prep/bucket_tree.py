@@ -48,7 +48,7 @@ class BucketTree(FileTree):
         self._location, self._fetch = location, fetch or self._fetched
         self._objects: dict[str, StoredObject] = {}
         self._scratch = scratch
-        self._kept: set[str] = set()  # of those that are borrowed
+        self._local: dict[str, Path] = {}
         with ExitStack() as stack:
             self._ahead = stack.enter_context(FetchAhead(location, scratch))
             self.root = self._listed()
@@ -74,14 +74,15 @@ class BucketTree(FileTree):
 
     def local(self, file: str) -> Path:
         """What is fetched of the object."""
-        return self._fetch(self._location if self.is_file else self._location.child(file))
+        if file not in self._local:
+            self._local[file] = self._fetch(self._location if self.is_file else self._location.child(file))
+        return self._local[file]
 
     @contextmanager
     def borrowed(self, file: str) -> Iterator[Path]:
         """What is fetched of the object, once where the disk has room for it, and else each time."""
         stored = self._objects.get(file)
-        if stored is None or file in self._kept or self._has_room(stored.bytes):
-            self._kept.add(file)
+        if stored is None or file in self._local or self._has_room(stored.bytes):
             yield self.local(file)
             return
         ((_, path),) = self._ahead.arrived([(file, stored)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn
 
 from components.data_prep.shards import Member, Shard, unpacked
@@ -92,6 +93,7 @@ def looks_like_samples(shard: Shard, first: int = 200) -> bool:
     return not images.isdisjoint(others)
 
 
+@lru_cache(4096)
 def _kind(ending: str) -> tuple[str, str]:
     """What a file is by its ending (image, picture, cls, json or txt), and what is before that in the ending."""
     before, _, last = ending.removesuffix(".gz").rpartition(".")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 from components.data_prep.layout import open_source
 from components.data_prep.prepare import PrepareResult, prepare
 from components.shared.errors import DataError
+from components.shared.storage.location import parse_location
 from tests.data_prep.building import class_folders, files_of, params, prepared, refusal
 from tests.data_prep.shards import listed_in, of_classes, shard, tar_bytes
+from tests.peers.object_store import Bucket
 
 TWO = of_classes(0, 1)
 TWICE = of_classes(0, 1, 0, 1)
@@ -35,6 +38,23 @@ def test_a_compressed_shard_gives_the_same_dataset(tmp_path: Path) -> None:
     datasets = [files_of(tmp_path / ending / "out") for ending in (".tar", ".tar.gz", ".TGZ")]
     assert datasets[0] == datasets[1] == datasets[2]
     assert names(tmp_path / ".tar" / "out", "validation")[-1] == "ds-val-000000/1.jpg.gz"
+
+
+def test_shards_of_a_bucket_are_fetched_one_by_one_where_the_disk_has_no_room(
+    tmp_path: Path, gcs_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, ending in enumerate((".tar", ".tar.gz", ".tar")):
+        file = shard(tmp_path / "data" / f"{number}{ending}", of_classes(*[0, 1] * 4))
+        gcs_bucket.write(f"photos/{file.name}", file.read_bytes())
+    prepared(tmp_path / "data")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1000, 999, 1))
+    (scratch := tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("SHUTTERLINE_SCRATCH", str(scratch))
+
+    prepare(data=parse_location(f"{gcs_bucket.uri}/photos"), dataset=tmp_path / "again", params=params())
+
+    assert files_of(tmp_path / "again") == files_of(tmp_path / "out")
+    assert list(scratch.iterdir()) == []
 
 
 def test_names_beside_the_shards_are_the_classes_of_numbers(tmp_path: Path) -> None:
@@ -134,7 +154,7 @@ def test_class_folders_beside_shards_must_be_told_apart(tmp_path: Path) -> None:
     class_folders(tmp_path / "data", {"cat": 2, "dog": 2})
     shard(tmp_path / "data" / "shard.tar", TWICE)
 
-    assert "holds a folder per class (--layout folders) and WebDataset shards (--layout webdataset)" in refusal(
+    assert "holds WebDataset shards (--layout webdataset) and a folder per class (--layout folders)" in refusal(
         tmp_path / "data"
     )
     dataset = prepared_as(tmp_path / "data", "webdataset")
