@@ -57,6 +57,16 @@ _NOT_IMPORTED = (
     # google-auth reads keys by it where cryptography is missing.
     "pyasn1_modules",
     "pyasn1_modules-*.dist-info",
+    # pyarrow's server of tables, what compilers read, and the copies that pip makes of a library for each of its names.
+    "pyarrow/_flight*",
+    "pyarrow/libarrow_flight*",
+    "pyarrow/_pyarrow_cpp_tests*",
+    "pyarrow/include",
+    "pyarrow/includes",
+    "pyarrow/src",
+    "pyarrow/libarrow_python*.so",
+    "pyarrow/libarrow_python*.so.*.*.*",
+    "pyarrow/libarrow_python_flight*",
     # torch reckons with the sizes of tensors, and sympy with the world besides.
     "sympy/categories",
     "sympy/crypto",
@@ -93,7 +103,7 @@ def not_needed(packages: Path) -> Iterator[Path]:
                 folders.remove(name)
                 yield here / name
         for name in files:
-            if name.endswith((".pyi", ".pxd", ".a")) or (
+            if name.endswith((".pyi", ".pxd", ".pxi", ".pyx", ".a")) or (
                 name.endswith("_test.py") and here.is_relative_to(packages / "kfp")
             ):
                 yield here / name

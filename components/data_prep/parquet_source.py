@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 _ENDING = ".parquet"
 # train-00000-of-00003.parquet, and with a hash as older versions wrote it.
 _SHARD = re.compile(r"(?P<name>.*)-(?P<number>\d{5,9})-of-(?P<count>\d{5,9})(?:-[0-9a-f]{16})?")
+_STATE = "state.json"  # what save_to_disk writes beside data-00000-of-00001.arrow
 _README = "README.md"
 _README_BYTES, _README_VALUES = 1024**2, 100_000
 
@@ -67,12 +68,14 @@ class ParquetFiles:
 
 def find_parquet(tree: FileTree) -> ParquetFiles | None:
     """The Parquet files of the data, if there is one; an error if it is not clear which split one is of."""
-    files = sorted(
-        joined(path, name)
-        for path, folder in paths_below(tree.root)
-        for name in folder.others
-        if name.casefold().endswith(_ENDING)
-    )
+    folders = list(paths_below(tree.root))
+    files = sorted(joined(at, name) for at, folder in folders for name in folder.others if _is_parquet(name))
+    saved = [tree.at(at) for at, folder in folders if _STATE in folder.others and any(map(_is_arrow, folder.others))]
+    if saved and not files:
+        raise DataError(
+            f"{min(saved)}: was written by save_to_disk of datasets, which is not read; load it by load_from_disk, and "
+            "write each split by to_parquet, as train.parquet"
+        )
     if not files:
         return None
     placed = {file: _placed(tree, file) for file in files}
@@ -93,6 +96,14 @@ def find_parquet(tree: FileTree) -> ParquetFiles | None:
             "name of those that are to be trained on"
         )
     return ParquetFiles({split: of for split, of in splits.items() if of}, unread)
+
+
+def _is_parquet(name: str) -> bool:
+    return name.casefold().endswith(_ENDING)
+
+
+def _is_arrow(name: str) -> bool:
+    return name.endswith(".arrow")
 
 
 def _placed(tree: FileTree, file: str) -> tuple[str, SplitName | None]:

@@ -214,6 +214,7 @@ def test_r22_files_without_bytes_are_refused_and_what_the_error_says_helps(hf: A
         found[split].to_parquet(f"{data}/{split}.parquet")
     assert "holds no image, at most paths" in refusal_of(data)
     found.save_to_disk(f"{tmp_path}/disk")
+    assert refusal_of(tmp_path / "disk").startswith("DATA/test: was written by save_to_disk of datasets, which is not")
     for split, saved in hf.load_from_disk(f"{tmp_path}/disk").items():
         saved.to_parquet(f"{data}/{split}.parquet")
     assert ours(data) == theirs(found) == ours(tmp_path / "images")
