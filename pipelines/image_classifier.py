@@ -46,7 +46,7 @@ def pipeline_for(configure: Configure, nodes: str = "", shards: int = 1) -> Any:
 
         Args:
             params: Every option of the run as one JSON text.
-            data: Folder of images or IDX files: a path, gs://bucket/… or s3://bucket/….
+            data: Images and their labels, a folder, archive or file: a path, gs://bucket/… or s3://bucket/….
             checkpoints: Where training keeps its checkpoints: gs://…, s3://…, a directory of a volume, or auto: beside
                 the run's artifacts; empty: beside the model, until the machine ends.
         """

@@ -18,12 +18,17 @@ from components.shared.text import shortened
 DESCRIPTION = """\
 Read images and labels, and write them as one dataset directory.
 
-DATA holds one of:
-  IDX files         train-images-idx3-ubyte and train-labels-idx1-ubyte, plain or .gz; optionally t10k-…
-  a folder a class  <class>/*.png, or train/<class>/*.png and optionally test/<class>/*.png, val/<class>/*.png
-  info.csv          train/info.csv with the columns files and type; optionally test/info.csv, val/info.csv
+DATA is a folder, an archive (.tar, .tar.gz, .tgz, .tar.bz2 or .zip, which is read and not unpacked) or a file of one
+of these layouts, on this machine or in a bucket (gs:// or s3://). The log says which one it was taken for, and why:
+  folders     <class>/*.png, or train/<class>/*.png and optionally test/<class>/*.png, val/<class>/*.png
+  info-csv    train/info.csv with the columns files and type; optionally test/info.csv, val/info.csv
+  idx         train-images-idx3-ubyte and train-labels-idx1-ubyte, plain or .gz; optionally t10k-…
+  webdataset  *.tar shards of 1.png and 1.cls or 1.json, or train/*.tar and optionally test/*.tar, val/*.tar
+  parquet     train-00000-of-00003.parquet with the columns image and label; optionally test-…, validation-…
+  manifest    .csv or .jsonl with the columns file_name and label, such as metadata.csv; files may be URIs
 
 Folders of splits may be written in any case, and as training, testing, valid, validation, dev, eval, train_set, …
+A folder may hold archives of splits, train.tar and test.tar.
 Without a test split in the data, test_fraction of every class is held out.
 """
 
@@ -36,7 +41,7 @@ docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/photos:/photos:ro" -v "$PWD/
 def main(argv: Sequence[str] | None = None) -> int:
     """Run data prep and return the exit code: 0 done, 2 bad input, 130 interrupted, 1 anything else."""
     parser = CommandParser(prog="python -m components.data_prep", description=DESCRIPTION)
-    add_path_option(parser, "--data", required=False, help="folder with images and labels")
+    add_path_option(parser, "--data", required=False, help="folder, archive or file with images and labels")
     add_path_option(parser, "--dataset", help="dataset directory to write; an earlier one goes")
     parser.add_argument(
         "--shard",

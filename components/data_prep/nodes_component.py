@@ -19,7 +19,7 @@ def data_prep(
 
     Args:
         params: The run's params as one JSON text.
-        data: Folder of images or IDX files: a path or a bucket's URI.
+        data: Images and their labels: a folder, an archive or a file, as a path or a bucket's URI.
         dataset: The dataset directory.
         dataset_location: Where that is kept, and its SHA-256, as JSON.
         dataset_sha256: Its SHA-256, by which a cache knows it again.

@@ -20,7 +20,7 @@ def data_prep_part(
 
     Args:
         params: The run's params as one JSON text.
-        data: Folder of images or IDX files: a path or a bucket's URI.
+        data: Images and their labels: a folder, an archive or a file, as a path or a bucket's URI.
         shard: Which part, from 0.
         shards: How many there are.
         part: The part's directory.

@@ -82,7 +82,7 @@ def run_local(
 
     Args:
         params: Checked params.
-        data: Folder of images or IDX files, here or in a bucket.
+        data: Images and their labels: a folder, an archive or a file, here or in a bucket.
         out: Directory of the run; an earlier run's model and report stay until there are new ones.
         show: Shows each log line of the steps; everything else that is printed goes to ``kfp.log`` in `out`.
         target: What starts the steps.
