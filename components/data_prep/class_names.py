@@ -103,10 +103,11 @@ def numbered(
         DataError: Both numbers and names are there, one is no class, or a class has no training image.
     """
     first: dict[type, str] = {}
+    known = set(names.names if names else ())
     for split, of_split in labels.items():
         for position, label in enumerate(of_split):
             first.setdefault(type(label), f"{shown(files[split][position])} ({shown(label)})")
-            if names and (label not in names.names if isinstance(label, str) else label >= len(names.names)):
+            if names and (label not in known if isinstance(label, str) else label >= len(names.names)):
                 raise DataError(
                     f"{tree.at(files[split][position])}: its label is {shown(label)}, and {names.where} has "
                     f"{len(names.names)} names, {listed(names.names, 3)}; correct either"

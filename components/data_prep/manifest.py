@@ -26,6 +26,8 @@ from components.shared.text import shown
 
 # Hugging Face's names, of which one is read whatever folders are beside it.
 _METADATA = ("metadata.csv", "metadata.jsonl")
+# Of more that are in one folder it would not be clear which counts; in a bucket each is fetched to find out.
+_TRIED = 20
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def find_manifest(tree: FileTree) -> Manifests | None:
 def _manifests_in(tree: FileTree, folder: str, names: Sequence[str]) -> list[str]:
     if metadata := [name for name in names if name in _METADATA]:
         return metadata
-    candidates = [name for name in names if is_manifest_name(name) and not is_table(name)]
+    candidates = [name for name in names if is_manifest_name(name) and not is_table(name)][:_TRIED]
     return [name for name in candidates if is_manifest(tree.local(joined(folder, name)), name)]
 
 

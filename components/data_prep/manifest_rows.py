@@ -200,7 +200,7 @@ def _row(values: Mapping[str, Any], columns: _Columns, at: str, line: int) -> Ro
 
 
 def _label(label: Any, at: str) -> str:
-    if label is None or label == "":
+    if label is None or (isinstance(label, str) and not label.strip()):
         raise DataError(f"{at}: has no label; write one, or remove the row")
     if not isinstance(label, str):
         raise DataError(f"{at}: the label is {described(label)}, and must be a text or a whole number")
