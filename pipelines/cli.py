@@ -19,6 +19,7 @@ from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Termina
 from components.shared.version import __version__
 from pipelines.commands import compile, events, params, settings, validate
 from pipelines.export_command import export
+from pipelines.init_command import init
 from pipelines.options import JSON, SET, UNCHECKED, argument, flag, option, options, platform, text, unwrapped
 from pipelines.predict_command import predict
 from pipelines.run_command import run
@@ -129,7 +130,7 @@ def submit(**options: Any) -> int:
     return status(name, **{key: options[key] for key in ("as_json", *_PLATFORM)})
 
 
-for each in (run, predict, export, validate, compile, settings, params, upload, submit, watch, events):
+for each in (init, run, predict, export, validate, compile, settings, params, upload, submit, watch, events):
     cli.add_command(each)
 
 

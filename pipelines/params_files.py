@@ -35,10 +35,7 @@ EXAMPLE_DATA = EXAMPLES / "digits"
 MAX_ARGUMENT = 100 * 1024
 # What has to be set anew for other data than the example's.
 OF_THE_DATA = ("image_height", "image_width", "is_image_color", "n_classes", "net_arch")
-HOW_TO_GET_PARAMS = (
-    "`shutterline params > params.json` writes the example's to begin with; set "
-    f"{', '.join(OF_THE_DATA[:-1])} and {OF_THE_DATA[-1]} as your images need them, and add --params params.json"
-)
+HOW_TO_GET_PARAMS = "`shutterline init --data DIR` writes params.yaml for the images there; add --params params.yaml"
 
 
 @dataclass(frozen=True)
@@ -55,13 +52,18 @@ class Checked:
     warnings: Sequence[str]
 
 
+def is_own(data: str | None) -> bool:
+    """Whether data are given, and others than the example's."""
+    return data is not None and Path(data).resolve() != EXAMPLE_DATA.resolve()
+
+
 def params_or_example(params: str | None, data: str | None = None, option: str = "--data") -> str:
     """What ``--params`` names; without it the example's params, which are for the example's data alone.
 
     Raises:
         InputError: There are data of one's own, given by `option`, and no ``--params``.
     """
-    if params is None and data is not None and Path(data).resolve() != EXAMPLE_DATA.resolve():
+    if params is None and is_own(data):
         raise InputError(
             f"{option} needs --params: without it the example's digits decide the network; {HOW_TO_GET_PARAMS}"
         )

@@ -21,9 +21,11 @@ from components.shared.extras import require_extras
 from components.shared.params.params import Params
 from components.shared.signals import Terminated
 from components.shared.storage.location import AnyPath, lies_within, parse_location
-from pipelines.options import EXAMPLES_OWN, IMAGES, JSON, SET, flag, option, options, params_file, path, text
+from pipelines.init_command import params_for
+from pipelines.options import IMAGES, JSON, SET, flag, option, options, params_file, path, text
 from pipelines.params_files import (
     EXAMPLE_DATA,
+    is_own,
     load_checked,
     locations_of,
     params_or_example,
@@ -47,11 +49,11 @@ def _size(value: str) -> str:
 
 
 @click.command()
-@params_file(EXAMPLES_OWN)
+@params_file("those that init writes for the data")
 @SET
 @options(
-    option("--data", metavar="DIR", type=text, help="Images or IDX files, here or in a bucket (gs://…, s3://…), with "
-           "--params for them; default: the example's digits."),
+    option("--data", metavar="DIR", type=text, help="Images and their labels, here or in a bucket (gs://…, s3://…); "
+           "default: the example's digits."),
     option("--out", metavar="DIR", type=path, help="Directory of the run; one that was interrupted goes on; default: "
            "runs/TIME."),
     flag("--start-over", "Train anew, whatever run and checkpoints are in DIR."),
@@ -109,7 +111,11 @@ def run(
             "--follow-links: a container sees the data folder alone, where links that leave it lead nowhere; copy what "
             "they lead to, or leave --runner docker out"
         )
-    source = params_or_example(params, data)
+    if params is None and data is not None and is_own(data):
+        require_extras("shutterline run without --params", "data-prep")
+        source = params_for(data, overrides, follow_links=follow_links)
+    else:
+        source = params_or_example(params)
     from pipelines.targets.local import run_local
 
     def target(params: Params, log: Callable[[str], object]) -> tuple[AbstractContextManager[Target], Params]:
