@@ -58,14 +58,14 @@ def folders(data: Path) -> Path:
 
 
 def split_folders(data: Path) -> Path:
-    splits = ("Training/", 14), ("VALID_set/", 4), ("Test Data/", 6)
+    splits = ("Training/", 30), ("VALID_set/", 5), ("Test Data/", 10)
     files = [pictures(name, of_each=count, size=(20, 16), color=True) for name, count in splits]
     return write_files(data, {name: content for each in files for name, content in each.items()})
 
 
 def info_csv(data: Path) -> Path:
     table(data / "train", pictures("train/", kind="JPEG", size=(24, 24)), ("files", "type"), "info.csv")
-    table(data / "test", pictures("test/", kind="JPEG", size=(24, 24), of_each=6), ("files", "type"), "info.csv")
+    table(data / "test", pictures("test/", kind="JPEG", size=(24, 24), of_each=10), ("files", "type"), "info.csv")
     return data
 
 
@@ -78,22 +78,20 @@ def idx(data: Path) -> Path:
 
 def tar_gz(data: Path) -> Path:
     files = {
-        f"{shape}/{number}.png": painted(shape, (16 + number, 30 - number), number, color=True)
+        f"{shape}/{number}.png": painted(shape, (16 + number % 9, 24 - number % 9), number, color=True)
         for shape in CLASSES
-        for number in range(15)
+        for number in range(40)
     }
     return write_archive(data.with_suffix(".tar.gz"), files)
 
 
 def uneven_zip(data: Path) -> Path:
-    few = pictures(of_each=9)
-    return write_archive(
-        data.with_suffix(".zip"), few | {name: each for name, each in pictures(of_each=40).items() if "disc" in name}
-    )
+    many = {name: content for name, content in pictures(of_each=40).items() if "disc" in name}
+    return write_archive(data.with_suffix(".zip"), {**pictures(of_each=9), **many})
 
 
 def shards(data: Path) -> Path:
-    rows = labelled(pictures(kind="JPEG", color=True, size=(150, 136)))
+    rows = labelled(pictures(kind="JPEG", color=True, size=(150, 136), of_each=40))
     for number in range(3):
         members = [
             (f"{index:04d}.{end}", value)
@@ -105,7 +103,7 @@ def shards(data: Path) -> Path:
 
 
 def parquet(data: Path) -> Path:
-    for split, count in (("train", 14), ("test", 6)):
+    for split, count in (("train", 30), ("test", 10)):
         rows = labelled(pictures(f"{split}/", of_each=count, color=True))
         write_parquet(
             data / f"{split}-00000-of-00001.parquet",
@@ -129,7 +127,7 @@ SOURCES = {
     "split-folders": Known(split_folders, "a folder per class", {"image_height": 16, "image_width": 20}),
     "info-csv": Known(info_csv, "info.csv", {"image_width": 24, "is_image_color": False, "validation_fraction": 0.0}),
     "idx": Known(idx, "IDX files", {"image_width": 14, "is_image_color": False, "batch_size": 8}),
-    "tar.gz": Known(tar_gz, "a folder per class", {"image_width": 23, "image_fit": "pad", "is_image_color": True}),
+    "tar.gz": Known(tar_gz, "a folder per class", {"image_width": 19, "image_fit": "pad", "is_image_color": True}),
     "zip": Known(uneven_zip, "a folder per class", {"class_weights": "balanced", "image_fit": "stretch"}),
     "webdataset": Known(shards, "WebDataset", {"image_width": 119, "stored_width": 136, "is_image_color": True}),
     "parquet": Known(parquet, "Parquet", {"image_width": 16, "is_image_color": True}),
@@ -146,7 +144,7 @@ def test_params_are_written_for_any_source_with_what_was_found(name: str, here: 
     assert done.code == 0, done.err
     assert known.layout in done.document["facts"][0]
     assert "3 classes" in done.document["facts"][0]
-    assert known.chosen.items() <= done.document["params"].items()
+    assert {key: done.document["params"].get(key) for key in known.chosen} == known.chosen
     written = read_params("params.yaml", ())
     assert written.params == Params.from_dict(done.document["params"])
     assert not check_params(written).warnings
@@ -165,8 +163,8 @@ def test_a_run_of_what_init_writes_beats_chance_without_an_edit(
     train(dataset=here / "dataset", model=here / "model", params=params)
     found = evaluate(model=here / "model", dataset=here / "dataset", evaluation=here / "evaluation", params=params)
 
-    # Of three classes; recall, since one of them may be most of the images.
-    assert found.manifest.metrics["recall_macro"] > 0.6, found.manifest.metrics
+    # Chance is a third: recall, since one class may have most of the images.
+    assert found.manifest.metrics["recall_macro"] > 0.5, found.manifest.metrics
 
 
 @pytest.mark.slow
@@ -228,7 +226,7 @@ MIRROR = {"class": "torchvision.transforms.v2.RandomHorizontalFlip"}
 def test_choices_follow_from_what_is_there(survey: Survey, machine: Machine, chosen: dict[str, object]) -> None:
     params = {choice.key: choice.value for choice in starting_params(survey, machine)}
 
-    assert chosen.items() <= params.items()
+    assert {key: params.get(key) for key in chosen} == chosen
     assert ("test_fraction" in params, "validation_fraction" in params) == (
         "test" not in survey.counts,
         "validation" not in survey.counts,
@@ -238,7 +236,7 @@ def test_choices_follow_from_what_is_there(survey: Survey, machine: Machine, cho
 
 def test_what_is_mirrored_are_colored_photographs_whose_classes_name_no_side() -> None:
     def transforms(*classes: str, **more: Any) -> list[Any]:
-        return value(starting_params(surveyed(WIDE, classes=classes, **more), HERE), "additional_transforms")
+        return list(value(starting_params(surveyed(WIDE, classes=classes, **more), HERE), "additional_transforms"))
 
     assert MIRROR in transforms("cat", "dog")
     assert MIRROR not in transforms("Left hand", "right hand")
