@@ -136,11 +136,10 @@ def _check_complete(tree: FileTree, files: Sequence[str]) -> None:
             of = " and ".join(f"of {count}" for count in counts)
             raise DataError(f"{tree.at(name)}: has shards {of}; remove those that are older")
         for count, numbers in counts.items():
-            if missing := sorted(set(range(count)) - set(numbers)):
-                first = f"{missing[0]:05d}-of-{count:05d}"
-                raise DataError(
-                    f"{tree.at(name)}: {len(missing)} of {count} shards are missing, such as {first}; fetch them"
-                )
+            if missing := count - len({number for number in numbers if number < count}):
+                first = next(number for number in range(count) if number not in numbers)
+                problem = f"{missing} of {count} shards are missing, such as {first:05d}-of-{count:05d}; fetch them"
+                raise DataError(f"{tree.at(name)}: {problem}")
             if len(numbers) > count:
                 raise DataError(f"{tree.at(name)}: has {len(numbers)} shards of {count}; remove what is there twice")
 
@@ -172,23 +171,26 @@ class _Classes:
                 f"{self.unnamed_at}: holds numbers without names of classes, and {self.named_at} brings names "
                 f"({listed(self.first)}), so what they mean is not certain; write it with the names, or as texts"
             )
-        if raw.texts is not None:
-            own = [self._number(at, text, raw.values == index, names) for index, text in enumerate(raw.texts)]
-            return np.array([*own, -1], dtype=np.int64)[raw.values]
-        values, index = np.unique(raw.values, return_inverse=True)
-        for value in values[values < -1].tolist() + (values[values >= len(names)].tolist() if names else []):
+        if raw.texts is None:
+            return self._of_numbers(at, raw.values, names)
+        texts = [composed(text.strip()) for text in raw.texts]
+        for number, text in enumerate(texts):
+            if problem := class_name_problem(text):
+                _refuse(at, raw.values == number, f"the class name {problem}")
+        if names is not None and (unknown := set(texts) - set(names)):
+            number = min(map(texts.index, unknown))
+            of = f"none of its {len(names)} classes ({listed(names)})"
+            _refuse(at, raw.values == number, f"{shown(texts[number])} is {of}")
+        return np.array([*map(self._of_name, texts), -1], dtype=np.int64)[raw.values]
+
+    def _of_numbers(self, at: str, labels: Labels, names: tuple[str, ...] | None) -> Labels:
+        values, index = np.unique(labels, return_inverse=True)
+        end = len(names) if names else values.max(initial=0) + 1
+        for value in values[(values < -1) | (values >= end)].tolist():
             of = f"the number of none of its {len(names)} classes ({listed(names)})" if names else "no class"
-            _refuse(at, raw.values == value, f"{value} is {of}; correct it, or remove the row")
+            _refuse(at, labels == value, f"{value} is {of}; correct it, or remove the row")
         own = [-1 if value < 0 else self._of_name(names[value] if names else str(value)) for value in values.tolist()]
         return np.array(own, dtype=np.int64)[index]
-
-    def _number(self, at: str, text: str, rows: Any, names: tuple[str, ...] | None) -> int:
-        name = composed(text.strip())
-        if problem := class_name_problem(name):
-            _refuse(at, rows, f"the class name {problem}")
-        if names is not None and name not in names:
-            _refuse(at, rows, f"{shown(name)} is none of its {len(names)} classes ({listed(names)})")
-        return self._of_name(name)
 
     def _of_name(self, name: str) -> int:
         return self.numbers.setdefault(name, len(self.numbers))

@@ -82,7 +82,7 @@ def of_classes(*files: str) -> list[str]:
 
 
 def test_r14_splits_are_folders_of_their_names(hf: Any, tmp_path: Path, log: Log) -> None:
-    """In any case in ours, where datasets leaves out Testing/ without a warning."""
+    """In any case in ours, where datasets leaves out Testing/, or takes all for train, without a warning."""
     data = tree(tmp_path / "data", *(f"{split}/{name}/1.png" for split in ("train", "dev", "test") for name in "ab"))
     right = {split: of_classes(f"{split}/a/1.png", f"{split}/b/1.png") for split in ("train", "test", "dev")}
     expected = Seen(["a", "b"], {"train": right["train"], "test": right["test"], "validation": right["dev"]})
@@ -91,6 +91,12 @@ def test_r14_splits_are_folders_of_their_names(hf: Any, tmp_path: Path, log: Log
     (data / "test").rename(data / "Testing")
     assert datasets_own(hf, data).splits.keys() == {"train", "validation"}
     assert ours(data).splits["test"] == of_classes("Testing/a/1.png", "Testing/b/1.png")
+    (data / "train").rename(data / "Train")
+    (data / "dev").rename(data / "Dev")
+    assert len(datasets_own(hf, data).splits["train"]) == 6, "without a key word in small letters all are one split"
+    assert ours(data).splits.keys() == {"train", "test", "validation"}
+    (data / "Train").rename(data / "train")
+    (data / "Dev").rename(data / "dev")
     (data / "Testing").rename(data / "holiday")
     assert datasets_own(hf, data).splits.keys() == {"train", "validation"}
     assert ours(data).splits.keys() == {"train", "validation"}
