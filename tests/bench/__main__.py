@@ -46,6 +46,11 @@ ROWS = {
     "x": "big_pictures.evaluation_in_training",
     "y": "groups.group_gains",
     "z": "groups.status_and_progress",
+    "A": "sources.decoding_rates",
+    "B": "sources.other_ways",
+    "D": "sources.inflating",
+    "F": "sources.from_buckets",
+    "M": "sources.memory_peaks",
 }
 
 

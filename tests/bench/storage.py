@@ -7,11 +7,12 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
 from google.cloud import storage
 from google.cloud.storage import transfer_manager
 
@@ -55,6 +56,15 @@ def transfers(_: Path) -> Iterator[Ratio]:
                 yield _down(f"(g) down, {name}", client, files, Path(folder))
                 yield _up(f"(g) up, {name}", client, files)
             shutil.rmtree(files)
+
+
+@contextmanager
+def small_server() -> Iterator[storage.Bucket]:
+    """A new bucket of a server of its own, which clients find by the environment."""
+    with GcsServer() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        with closing(storage.Client()) as client:
+            yield client.create_bucket(f"bench-{uuid4().hex[:8]}")
 
 
 def _make(folder: Path, count: int, size: int) -> None:

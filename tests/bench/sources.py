@@ -1,0 +1,230 @@
+"""Data prep against what decodes, inflates or transfers the same, nothing else; and against other ways to a dataset."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from PIL import Image
+
+from components.data_prep.prepare import prepare
+from components.shared.limits import usable_cpus
+from components.shared.params.params import Params
+from components.shared.storage.fetch import fetch_tree
+from components.shared.storage.location import Location
+from tests.bench.measure import Ratio, compare, seconds
+from tests.bench.storage import small_server
+from tests.data_prep.building import idx_folder
+
+CORES = usable_cpus()
+ROUNDS = 3
+# By name: side of the pictures, ending, side and channels of what is stored, how many, how many of them differ.
+SETS: dict[str, tuple[int, str, int, int, int, int]] = {
+    "PNG 28², L": (28, ".png", 28, 1, 20_000, 2000),
+    "JPEG 256² to 224²": (256, ".jpg", 224, 3, 2400, 400),
+    "JPEG 1024² to 224²": (1024, ".jpg", 224, 3, 300, 60),
+}
+_MANY = 10_000
+
+
+def pictures(folder: Path, side: int, ending: str, channels: int, count: int, distinct: int) -> Path:
+    """A folder per class of so many pictures: noise on smooth areas, or strokes on black as digits are."""
+    random = np.random.default_rng(0)
+    encoded = []
+    for _ in range(min(count, distinct)):
+        small = random.integers(0, 256, (max(4, side // 16), max(4, side // 16), 3), dtype=np.uint8)
+        smooth = np.asarray(Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC)).astype(np.int16)
+        noisy = np.clip(smooth + random.integers(-6, 7, smooth.shape), 0, 255).astype(np.uint8)
+        pixels = np.where(noisy > 150, noisy, 0)[..., 0] if channels == 1 else noisy
+        file = folder / f"picture{ending}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file, quality=90)
+        encoded.append(file.read_bytes())
+        file.unlink()
+    for index in range(count):
+        file = folder / "ab"[index % 2] / f"{index:06d}{ending}"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(encoded[index % len(encoded)])
+    return folder
+
+
+def params(side: int, channels: int, n_classes: int = 2) -> dict[str, Any]:
+    """Params of data prep alone."""
+    return {
+        "image_height": side, "image_width": side, "is_image_color": channels == 3, "n_classes": n_classes,
+        "test_fraction": 0.2, "num_epochs": 1, "net_arch": [{"class": "torch.nn.ReLU"}],
+    }  # fmt: skip
+
+
+def prepared(data: Path | Location, side: int, channels: int, n_classes: int = 2) -> None:
+    """Data prep as it is, into a folder that goes."""
+    with tempfile.TemporaryDirectory(prefix="shutterline-bench-") as out:
+        prepare(data=data, dataset=Path(out) / "out", params=Params.from_dict(params(side, channels, n_classes)))
+
+
+def decoding_rates(directory: Path) -> Iterator[Ratio]:
+    """(A) Images a second from files to a dataset, against one thread of Pillow: open, convert, resize."""
+    for name, (side, ending, stored, channels, count, distinct) in SETS.items():
+        data = pictures(directory / ending[1:] / f"{side}", side, ending, channels, count, distinct)
+        files = sorted(data.glob("*/*"))
+
+        def loop(files: list[Path] = files, stored: int = stored, mode: str = "RGB" if channels == 3 else "L") -> None:
+            for file in files:
+                with Image.open(file) as image:
+                    image.convert(mode).resize((stored, stored), Image.Resampling.BILINEAR)
+
+        def ours(data: Path = data, stored: int = stored, channels: int = channels) -> None:
+            prepared(data, stored, channels)
+
+        yield _rates(f"(A) {name}: data prep / one thread of Pillow", count, ours, loop, f"> {0.9 * CORES:.1f}")
+        shutil.rmtree(data)
+
+
+def _rates(name: str, count: int, ours: Callable[[], object], theirs: Callable[[], object], bound: str) -> Ratio:
+    return compare(
+        name,
+        lambda: count / seconds(ours),
+        lambda: count / seconds(theirs),
+        unit="images/s",
+        bound=bound,
+        rounds=ROUNDS,
+    )
+
+
+def other_ways(directory: Path) -> Iterator[Ratio]:
+    """(B) Against ImageFolder with a DataLoader, and Hugging Face datasets, with as many processes."""
+    side, ending, stored, channels, count, distinct = SETS["JPEG 256² to 224²"]
+    data = pictures(directory / "pictures", side, ending, channels, count, distinct)
+
+    def ours() -> None:
+        prepared(data, stored, channels)
+
+    def loaded() -> None:
+        from torch.utils.data import DataLoader
+        from torchvision.datasets import ImageFolder
+        from torchvision.transforms import v2
+
+        transform = v2.Compose([v2.Resize((stored, stored)), v2.PILToTensor()])
+        loader = DataLoader(ImageFolder(data, transform), batch_size=256, num_workers=CORES)
+        assert sum(len(labels) for _, labels in loader) == count
+
+    def mapped() -> None:
+        import datasets
+
+        datasets.disable_progress_bars()
+
+        def resized(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            size = (stored, stored)
+            images = (image.convert("RGB").resize(size, Image.Resampling.BILINEAR) for image in batch["image"])
+            return {"pixels": [np.asarray(image) for image in images]}
+
+        with tempfile.TemporaryDirectory(prefix="shutterline-bench-") as cache:
+            found = datasets.load_dataset("imagefolder", data_dir=str(data), split="train", cache_dir=cache)
+            shape = datasets.Array3D(shape=(stored, stored, 3), dtype="uint8")
+            features = datasets.Features({"label": found.features["label"], "pixels": shape})
+            made = found.map(
+                resized, batched=True, batch_size=64, num_proc=CORES, remove_columns="image", features=features
+            )
+            assert len(made.with_format("numpy")[:2]["pixels"]) == 2
+            assert len(made) == count
+
+    yield _rates("(B) JPEG 256²: data prep / ImageFolder and a DataLoader", count, ours, loaded, "> 1")
+    yield _rates("(B) JPEG 256²: data prep / datasets, imagefolder and map", count, ours, mapped, "> 1")
+
+
+def inflating(directory: Path) -> Ratio:
+    """(D) IDX files, gzip-compressed, against inflating them alone."""
+    data = directory / "idx"
+    for split, count in (("train", 60_000), ("t10k", 10_000)):
+        strokes = pictures(directory / "one", 28, ".png", 1, 500, 500)
+        images = np.stack([np.asarray(Image.open(file)) for file in sorted(strokes.glob("*/*"))])
+        every = np.concatenate([np.roll(images, shift, axis=2) for shift in range(-(-count // len(images)))])[:count]
+        idx_folder(data, every, np.arange(count) % 10, split, ".gz")
+        shutil.rmtree(strokes)
+
+    def inflated() -> None:
+        for file in data.iterdir():
+            with gzip.open(file) as stream:
+                while stream.read(1024**2):
+                    pass
+
+    bytes_of_all = sum(_inflated_bytes(file) for file in data.iterdir())
+    return compare(
+        "(D) 70,000 images in IDX files, .gz: data prep / inflating",
+        lambda: bytes_of_all / 1e6 / seconds(lambda: prepared(data, 28, 1, 10)),
+        lambda: bytes_of_all / 1e6 / seconds(inflated),
+        unit="MB/s",
+        bound="> 0.7",
+        rounds=5,
+    )
+
+
+def _inflated_bytes(file: Path) -> int:
+    (size,) = struct.unpack("<I", file.read_bytes()[-4:])
+    return int(size)
+
+
+def from_buckets(directory: Path) -> Ratio:
+    """(F) JPEG files in a bucket, against fetching them alone."""
+    side, ending, stored, channels, count, distinct = SETS["JPEG 256² to 224²"]
+    data = pictures(directory / "pictures", side, ending, channels, count, distinct)
+    with small_server() as bucket:
+        location = Location("gs", bucket.name, uuid4().hex[:8])
+        for file in sorted(data.glob("*/*")):
+            bucket.blob(location.child(file.relative_to(data).as_posix()).key).upload_from_filename(str(file))
+
+        def fetched() -> None:
+            with tempfile.TemporaryDirectory(prefix="shutterline-bench-") as into:
+                fetch_tree(location, Path(into))
+
+        return _rates(
+            "(F) JPEG 256² in a bucket: data prep / fetching them",
+            count,
+            lambda: prepared(location, stored, channels),
+            fetched,
+            "> 0.9",
+        )
+
+
+def memory_peaks(directory: Path) -> Ratio:
+    """(M) The most memory of all processes of data prep, 100,000 PNG files against 10,000."""
+    data = {count: pictures(directory / f"{count}", 28, ".png", 1, count, 500) for count in (10 * _MANY, _MANY)}
+    peaks = {count: _peak(folder, directory / f"out-{count}") / 1024 for count, folder in data.items()}
+    name = "(M) most memory of data prep: 100,000 / 10,000 PNG files"
+    return Ratio(name, [peaks[10 * _MANY]], [peaks[_MANY]], "MiB", "< 1.2")
+
+
+def _peak(data: Path, out: Path) -> int:
+    """KiB that data prep and its workers had at most: of each process, the most it ever had."""
+    words = ["--data", str(data), "--dataset", str(out), "--params", json.dumps(params(28, 1))]
+    command = [sys.executable, "-m", "components.data_prep", *words]
+    peaks: dict[int, int] = {}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as step:
+        while step.poll() is None:
+            for pid in [step.pid, *_children(step.pid)]:
+                with suppress(OSError, ValueError):
+                    status = Path(f"/proc/{pid}/status").read_text()
+                    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+                    peaks[pid] = max(peaks.get(pid, 0), int(line.split()[1]))
+            time.sleep(0.02)
+    assert step.returncode == 0
+    return sum(peaks.values())
+
+
+def _children(pid: int) -> list[int]:
+    with suppress(OSError):
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return []
