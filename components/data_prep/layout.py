@@ -140,8 +140,11 @@ def _matches(tree: FileTree, option: str) -> list[tuple[Layout, Any]]:
             # Folders of splits hold the images that the tables name; only others can be classes.
             others = [name for name in tree.root.with_images() if not split_of(name)] or None
             if (beside := next((found for _, found in matches if isinstance(found, Manifests)), None)) is not None:
-                # The images that a manifest names are usually in a folder.
-                others = None if beside.are_metadata or len(others or ()) < 2 else others
+                # The images that a manifest names are usually in a folder; several may be classes.
+                holding = tree.root.with_images().items()
+                in_splits = [inner for name, folder in holding if split_of(name) for inner in folder.with_images()]
+                several = max(others or [], in_splits, key=len)
+                others = None if beside.are_metadata or len(several) < 2 else several
             found = others if any(other.names_images for other, _ in matches) else layout.find(tree)
             if found is not None:
                 matches.append((layout, found))

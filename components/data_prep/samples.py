@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from components.shared.artifacts.artifact import class_name_problem
 from components.shared.decoding.file_names import why_not_read
 from components.shared.decoding.images import image_extensions
 from components.shared.errors import DataError
-from components.shared.strict_json import parse_json
+from components.shared.strict_json import unique_keys
 from components.shared.text import described, shown
 
 # Keys of a sample's JSON that hold its label.
@@ -175,8 +176,9 @@ class _Sample:
                 self._refuse_label(ending, "is neither a whole number nor a name in UTF-8")
         if kind == "json":
             try:
-                value = parse_json(content)
-            except ValueError as error:
+                # Tools write NaN among what they know of an image, which json reads, and is no label.
+                value = json.loads(content, object_pairs_hook=unique_keys)
+            except (ValueError, RecursionError) as error:
                 self._refuse_label(ending, f"is not JSON: {error}")
             return self._json_label(ending, value)
         return None

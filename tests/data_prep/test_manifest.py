@@ -191,6 +191,14 @@ def test_class_folders_beside_a_manifest_must_be_told_apart(tmp_path: Path) -> N
     assert "holds a manifest (--layout manifest) and a folder per class (--layout folders)" in refusal(data)
     (data / "labels.csv").write_text("image,size\ncat/0000.png,x\n")
     assert prepared(data).manifest.source == "a folder per class"
+    (splits := tmp_path / "splits").mkdir()
+    data.rename(splits / "train")
+    written(splits, "labels.csv", "image,label\ntrain/cat/0000.png,x\ntrain/dog/0000.png,y\n")
+    with pytest.raises(DataError, match=r"holds a manifest \(.* and a folder per class \("):
+        listed(splits)
+    (splits / "labels.csv").rename(splits / "metadata.csv")
+    with pytest.raises(DataError, match=r"has no column for images.*; where the folders are the classes, give"):
+        listed(written(splits, "metadata.csv", "name,label\n"))
 
 
 def test_uris_in_any_mixture_are_read_where_they_are(
