@@ -114,6 +114,20 @@ def parquet(data: Path) -> Path:
     return data
 
 
+def metadata_csv(data: Path) -> Path:
+    table(data / "train", pictures("train/"), ("file_name", "label"), "metadata.csv")
+    table(data / "test", pictures("test/", of_each=10), ("file_name", "label"), "metadata.csv")
+    return data
+
+
+def json_lines(data: Path) -> Path:
+    rows = labelled(pictures(kind="JPEG", size=(20, 18)))
+    lines = [json.dumps({"uri": f"images/{file}", "class": shape}) for file, shape, _ in rows]
+    write_files(data, {f"images/{file}": content for file, _, content in rows})
+    (data / "photos.jsonl").write_text("\n".join(lines))
+    return data
+
+
 class Known(NamedTuple):
     """What is known of a source: what builds it, and what init is to find."""
 
@@ -130,6 +144,8 @@ SOURCES = {
     "tar.gz": Known(tar_gz, "a folder per class", {"image_width": 19, "image_fit": "pad", "is_image_color": True}),
     "zip": Known(uneven_zip, "a folder per class", {"class_weights": "balanced", "image_fit": "stretch"}),
     "webdataset": Known(shards, "WebDataset", {"image_width": 119, "stored_width": 136, "is_image_color": True}),
+    "metadata.csv": Known(metadata_csv, "manifest", {"image_width": 16, "is_image_color": False}),
+    "json-lines": Known(json_lines, "manifest", {"image_height": 18, "is_image_color": False, "test_fraction": 0.3}),
     "parquet": Known(parquet, "Parquet", {"image_width": 16, "is_image_color": True}),
 }  # fmt: skip
 
