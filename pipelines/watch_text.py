@@ -11,6 +11,7 @@ from components.shared.events.data import (
     TEXT_LIMIT,
     Cancelled,
     Checkpoint,
+    DataFinding,
     Failed,
     PipelineEnded,
     PipelineStarted,
@@ -90,6 +91,8 @@ def event_words(data: Any) -> list[str]:
             return _progress_words(data)
         case Checkpoint():
             return [f"after epoch {count(data.epoch)}/{count(data.epochs)}", printable(data.uri)]
+        case DataFinding():
+            return [data.severity, finding_words(data), printable(data.text)]
         case Succeeded():
             return [f"in {duration(data.seconds)}", *_figures(data.metrics), *_gate_words(data)]
         case Failed():
@@ -103,6 +106,11 @@ def event_words(data: Any) -> list[str]:
             return [name(data.pipeline), *([printable(data.reason)] if data.reason else [])]
         case _:
             return []
+
+
+def finding_words(data: DataFinding) -> str:
+    """What was found, and how often."""
+    return f"{name(data.kind.replace('_', ' '))}: {'at least ' if data.at_least else ''}{count(data.count)} {data.of}"
 
 
 def _gate_words(data: Succeeded) -> list[str]:

@@ -17,7 +17,7 @@ from components.shared.events.data import Failed, StepOutcome, Succeeded
 from components.shared.events.event import PIPELINE, StepEvent
 from components.shared.events.runs import RunView, StepView
 from components.shared.events.watch import Counts
-from pipelines.watch_text import clock, count, counts_line, duration, event_words, name, printable, share
+from pipelines.watch_text import clock, count, counts_line, duration, event_words, finding_words, name, printable, share
 
 # More is neither read nor kept: anyone who may publish could otherwise fill the memory.
 _FINISHED_RUNS, _RUNNING_RUNS, _STEPS = 5, 20, 50
@@ -259,6 +259,7 @@ def _row(step: str, view: StepView | None, outcome: StepOutcome | None) -> tuple
         words = event_words(view.progress)
     if view.checkpoint is not None:
         words.append(f"checkpoint of epoch {count(view.checkpoint.epoch)}")
+    words += [finding_words(finding) for finding in view.findings if finding.severity == "problem"]
     done = None
     if view.progress is not None:
         done = 1.0 if state == "succeeded" else share(view.progress.step, view.progress.steps)

@@ -20,6 +20,8 @@ _BITS = 64
 _SAMPLED = 56
 # Means are whole quarters of a grey value, so that float32 is exact below (see perceptual_hashes).
 _QUARTERS = 4
+# Where the means of the cells differ by less grey values, what would be hashed is noise.
+_CONTRAST = 2
 # Pixels converted at once, as float32: 1 MiB, which stays in a core's cache.
 _CONVERTED = 256 * 1024
 
@@ -42,7 +44,7 @@ def perceptual_hashes(images: Images) -> Hashes:
         images: uint8 of shape (n, height, width, channels). Pixels of large ones are skipped evenly.
 
     Returns:
-        Of shape (n,). An image of one colour has the hash 0.
+        Of shape (n,). An image of one colour, or nearly so, has the hash 0.
     """
     hashes = np.zeros(len(images), dtype=np.uint64)
     rows, columns = (max(1, size // _SAMPLED) for size in images.shape[1:3])
@@ -57,7 +59,8 @@ def perceptual_hashes(images: Images) -> Hashes:
         cells = np.add.reduceat((pixels @ sums).reshape(-1, height, len(across) - 1), down[:-1], axis=1)
         means: _Floats = np.floor(cells * (_QUARTERS / counts)).reshape(len(cells), -1)
         bits = np.packbits(means @ weights > 0, axis=1, bitorder="little")
-        hashes[part] = bits.view("<u8")[:, 0]
+        shows = np.ptp(means, axis=1) >= _CONTRAST * _QUARTERS
+        hashes[part] = np.where(shows, bits.view("<u8")[:, 0], 0)
     return hashes
 
 

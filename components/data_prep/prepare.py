@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,6 +15,7 @@ from components.data_prep.assemble import Assembled, Inspect, Placed, assigned, 
 from components.data_prep.bucket_tree import Fetch
 from components.data_prep.engine import Placing, RowDecoder
 from components.data_prep.facts import Facts
+from components.data_prep.inspection import PAGE, Inspection
 from components.data_prep.layout import open_source
 from components.data_prep.source import Source, alike, listed
 from components.shared.artifacts.dataset import DATASET, DatasetManifest, SplitName, UnreadableImage
@@ -41,10 +42,11 @@ _log = step_logger("data-prep")
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """What data prep made: a dataset directory, and its manifest."""
+    """What data prep made: a dataset directory, its manifest, and the count of each kind of finding in the data."""
 
     dataset: Path
     manifest: DatasetManifest
+    findings: dict[str, int] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[SplitName, int]:
@@ -70,6 +72,8 @@ class PrepareResult:
             "validation_split": self.manifest.validation_split,
             "class_counts": self.class_counts,
             "left_out": self.manifest.left_out.model_dump(),
+            "findings": self.findings,
+            "quality_file": str(self.dataset / PAGE),
         }
 
     def event(self, seconds: float) -> Succeeded:
@@ -78,8 +82,9 @@ class PrepareResult:
         return Succeeded(
             seconds=seconds,
             metrics={f"{split}_images": float(count) for split, count in self.counts.items()},
-            artifacts={"dataset": str(self.dataset)},
+            artifacts={"dataset": str(self.dataset), "quality": str(self.dataset / PAGE)},
             left_out=self.manifest.left_out.by_name() | unreadable,
+            findings=self.findings,
         )
 
 
@@ -104,15 +109,16 @@ def prepare(
         params: ``image_height``, ``image_width``, ``is_image_color`` and ``n_classes``; ``stored_height`` and
             ``stored_width`` where images are stored larger than the model takes them; ``manual_seed``,
             ``test_fraction`` and ``validation_fraction`` where images are held out; ``max_unreadable``;
-            ``image_fit``, ``image_interpolation`` and ``alpha_background``; ``gate``, whose classes must be among the
-            data's.
+            ``image_fit``, ``image_interpolation`` and ``alpha_background``; ``on_leakage``; ``gate``, whose classes
+            must be among the data's.
         emit: Gets the status of the step.
         layout: The layout that the data have; None: as ``data_layout`` says.
         follow_links: Whether links may lead out of the data folder.
         fetch: Makes a local file of an object in a bucket that is no image; None: a temporary one.
 
     Raises:
-        DataError: The data cannot be used; one line says what, where and what to do.
+        DataError: The data cannot be used, or images are in two splits and ``on_leakage`` is fail; one line says what,
+            where and what to do.
         ArtifactError: The dataset directory cannot be written, or is in the data folder or around it.
         ParamsError: The gate names a class that the data do not have.
     """
@@ -130,7 +136,10 @@ def prepared(preparation: Preparation) -> PrepareResult:
     preparation.check_unreadable()
     if os.path.lexists(dataset / DATASET.manifest_file):
         _log.info("%s: the earlier dataset is replaced", shown(dataset))
-    result = PrepareResult(dataset, preparation.write())
+    inspection = Inspection(Rendering.of(params), params.on_leakage, preparation.emit)
+    manifest = preparation.write(inspection)
+    result = PrepareResult(dataset, manifest, inspection.counts)
+    _log.info("data quality: %s, see %s", listed(inspection.summary()) or "nothing found", shown(dataset / PAGE))
     for split, fraction in preparation.fractions.items():
         held_out = (result.counts[split], split, params.manual_seed, split, fraction)
         _log.info("%d %s images held out by manual_seed %d, %s_fraction %g", *held_out)
@@ -206,7 +215,7 @@ class Preparation:
     """Makes the dataset of one source."""
 
     def __init__(self, source: Source, dataset: Path, params: Params, emit: Emit) -> None:
-        self.source, self.dataset, self.params = source, dataset, params
+        self.source, self.dataset, self.params, self.emit = source, dataset, params, emit
         self.progress = ImageProgress(source.count, emit)
         # Share of the training images to hold out, by split that the data lacks.
         self.fractions: dict[SplitName, float] = {}

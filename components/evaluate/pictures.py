@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from components.evaluate.confusion import ConfusedPair
 from components.evaluate.findings import Findings
 from components.shared.artifacts.dataset import Images
+from components.shared.html.pictures import data_uri
 from components.shared.metrics import Integers
 
 MAX_ERRORS = 24
@@ -24,8 +22,6 @@ BUDGET = 1_600_000
 MAX_FILE_NAME = 120
 # Pixels of the longer side. 40 pictures of noise, the worst case, are 0.6 MB of the budget.
 _SIDE, _SIDE_OF_PAIR = 128, 96
-# Up to this side nothing is lost: a page shows the pixels themselves.
-SMALL_SIDE = 64
 
 ImageOf = Callable[[int], Images]
 
@@ -53,19 +49,6 @@ class Pictures:
     errors: list[Picture]
     hits: list[Picture]
     of_pairs: dict[tuple[int, int], list[Picture]]
-
-
-def data_uri(image: Images, side: int = _SIDE) -> str:
-    """An image, uint8 of shape (height, width, 1 or 3), inside an address: small ones as they are, others as JPEG."""
-    picture, buffer = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image), io.BytesIO()
-    if max(picture.size) <= SMALL_SIDE:
-        picture.save(buffer, "PNG", optimize=True)
-        kind = "png"
-    else:
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-        picture.save(buffer, "JPEG", quality=80, optimize=True)
-        kind = "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def pictures_of(findings: Findings, image_of: ImageOf, pairs: Sequence[ConfusedPair]) -> Pictures:

@@ -21,11 +21,12 @@ from components.evaluate.data_highlights import data_highlights
 from components.evaluate.decision import comparison_of, decision_of
 from components.evaluate.figures import HEADLINE, figure_name, figure_text, interval_text
 from components.evaluate.findings import Findings
-from components.evaluate.pictures import MAX_FILE_NAME, SMALL_SIDE, ImageOf, Pictures, pictures_of
+from components.evaluate.pictures import MAX_FILE_NAME, ImageOf, Pictures, pictures_of
 from components.shared.artifacts.dataset import DatasetManifest
 from components.shared.artifacts.model import ModelManifest
 from components.shared.cropping import central_crop
 from components.shared.html.page import Cell, fixed, named, percent, render, training_view
+from components.shared.html.pictures import SMALL_SIDE
 from components.shared.text import natural_key
 
 _MIN_PAIRS, MAX_PAIRS = 10, 20

@@ -18,6 +18,7 @@ from components.shared.params.params import Params
 from tests.shared.decoding.pictures import Pixels, plain, save
 
 NOTHING_LEFT_OUT = {"files": {}, "images": {}, "folders": {}, "files_in_folders": 0}
+PLAIN = {"constant": 8, "small_classes": 2}  # what is found in eight images of a colour each
 TWO_OF_EACH = ("cat/×2.png", "dog/×2.png")
 IMAGES = np.arange(6 * 16, dtype=np.uint8).reshape(6, 4, 4)
 LABELS = np.array([0, 1, 0, 1, 0, 1], dtype=np.uint8)
@@ -73,6 +74,8 @@ def report(dataset: Path, counts: Mapping[str, Mapping[str, int]], **changes: An
         "validation_split": None,
         "class_counts": counts,
         "left_out": NOTHING_LEFT_OUT,
+        "findings": {"small_classes": 2},
+        "quality_file": str(dataset / "quality.html"),
         **changes,
     }
 

@@ -15,6 +15,7 @@ from components.shared.errors import DataError
 from tests.data_prep.building import (
     IMAGES,
     LABELS,
+    PLAIN,
     TWO_OF_EACH,
     class_folders,
     files_of,
@@ -39,7 +40,7 @@ def test_a_folder_per_class_with_its_own_test_split(tmp_path: Path) -> None:
     result = prepared(tmp_path / "data")
 
     counts = {"train": {"cat": 3, "dog": 2}, "test": {"cat": 1, "dog": 2}}
-    assert result.report() == report(tmp_path / "out", counts)
+    assert result.report() == report(tmp_path / "out", counts, findings=PLAIN)
     assert values_of(tmp_path / "out", "train") == [0, 1, 2, 3, 4]
     assert stored(tmp_path / "out", "train")[1] == [0, 0, 0, 1, 1]
     assert values_of(tmp_path / "out", "test") == [102, 100, 101]

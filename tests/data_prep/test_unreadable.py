@@ -44,10 +44,19 @@ def test_the_dataset_is_as_if_unreadable_images_were_not_there(tmp_path: Path, v
         changed = params(max_unreadable=0.5, validation_fraction=validation_fraction)
         prepare(data=data, dataset=tmp_path / f"out-{name}", params=changed)
         made[name] = files_of(tmp_path / f"out-{name}")
+        made[name].pop("quality.html")  # which names the unreadable ones, as the next does
 
     manifests = {name: json.loads(files.pop("dataset.json")) for name, files in made.items()}
     assert [image["file"] for image in manifests["damaged"].pop("unreadable")] == gone
     assert manifests["removed"].pop("unreadable") == []
+    assert [report["file"] for manifest in manifests.values() for report in manifest.pop("reports")] == [
+        "quality.json",
+        "quality.html",
+    ] * 2
+    quality = {name: json.loads(files.pop("quality.json")) for name, files in made.items()}
+    assert quality["damaged"].pop("unreadable") == 3
+    assert quality["damaged"]["findings"].pop(-1)["kind"] == "unreadable"
+    assert quality["damaged"] | {"unreadable": 0} == quality["removed"]
     assert manifests["damaged"] == manifests["removed"]
     assert made["damaged"] == made["removed"]
 

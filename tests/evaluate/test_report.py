@@ -13,10 +13,11 @@ from PIL import Image
 
 from components.evaluate.confusion import confusion_of, most_confused, most_often_taken_for
 from components.evaluate.evaluate import EvaluateResult, evaluate
-from components.evaluate.pictures import MAX_ERRORS, MAX_HITS, MAX_PER_PAIR, data_uri
+from components.evaluate.pictures import MAX_ERRORS, MAX_HITS, MAX_PER_PAIR
 from components.shared.artifacts.artifact import ImageShape
 from components.shared.artifacts.gate import GateResult, ThresholdResult
 from components.shared.artifacts.model import EpochRecord
+from components.shared.html.pictures import data_uri
 from components.shared.text import natural_key
 from tests.evaluate.conftest import CLASSES, Parts, params_of, write_dataset, write_model
 from tests.evaluate.made_up import COMPARISON, GATE, ORIGIN, MadeUp, found, made_up, noise

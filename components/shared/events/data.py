@@ -18,10 +18,13 @@ SCHEMA_VERSION = 1
 TEXT_LIMIT = 4_000
 
 # "unknown" is a pipeline's alone: it is over, and nothing that could be read shows how.
-State = Literal["started", "progress", "checkpoint", "succeeded", "failed", "cancelled", "unknown"]
+State = Literal["started", "progress", "checkpoint", "finding", "succeeded", "failed", "cancelled", "unknown"]
 # How a step of a run can have ended: the states above, and four outcomes without an event of the end.
 Outcome = Literal["succeeded", "failed", "cancelled", "killed", "cached", "not started", "unknown"]
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "unknown"})
+
+# problem: labels or figures are wrong; warning: a look is worth it.
+Severity = Literal["problem", "warning", "note"]
 
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -90,6 +93,29 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class DataFinding:
+    """Data prep found something in the data, once of each kind; quality.json of the dataset has the whole.
+
+    Attributes:
+        kind: Such as leakage; readers pass over one that they do not know.
+        of: What is counted.
+        splits: The count by split of the dataset, where it has one.
+        at_least: Whether there may be more.
+        text: What was found, as a sentence.
+        examples: Files of the first few cases, those of one case together.
+    """
+
+    kind: str
+    severity: Severity
+    count: Count
+    of: Literal["images", "classes", "files"]
+    text: str
+    splits: dict[str, Count] = field(default_factory=dict)
+    at_least: bool = False
+    examples: list[list[str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
 class ThresholdOutcome:
     """One threshold of the gate.
 
@@ -139,6 +165,7 @@ class Succeeded:
         metrics: Final figures by name.
         artifacts: Paths or URIs of what it made, by name.
         left_out: Data prep's: how much of the data was not read, by ending, folder or reason; bounded.
+        findings: Data prep's: the count of each kind of finding.
         gate: Evaluation's: whether the model passes; null without a gate.
         publishes: Evaluation's: whether its pipeline publishes the model next.
         mistakes: Evaluation's: the most confident errors, at most 10.
@@ -148,6 +175,7 @@ class Succeeded:
     metrics: dict[str, Measured] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, Count] | None = None
+    findings: dict[str, Count] | None = None
     gate: GateOutcome | None = None
     publishes: bool | None = None
     mistakes: list[Mistake] | None = None
@@ -243,7 +271,9 @@ class PipelineEnded:
     steps: list[StepOutcome]
 
 
-EventData = StepStarted | Progress | Checkpoint | Succeeded | Failed | Cancelled | PipelineStarted | PipelineEnded
+EventData = (
+    StepStarted | Progress | Checkpoint | DataFinding | Succeeded | Failed | Cancelled | PipelineStarted | PipelineEnded
+)
 # How a step's work reports what happens; calling it costs next to nothing.
 Emit = Callable[[EventData], None]
 
@@ -258,6 +288,7 @@ KINDS: dict[tuple[Subject, State], Any] = {
     ("step", "started"): StepStarted,
     ("step", "progress"): Progress,
     ("step", "checkpoint"): Checkpoint,
+    ("step", "finding"): DataFinding,
     ("step", "succeeded"): Succeeded,
     ("step", "failed"): Failed,
     ("step", "cancelled"): Cancelled,

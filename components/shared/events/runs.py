@@ -10,6 +10,7 @@ from typing import Literal, cast
 from components.shared.events.data import (
     Cancelled,
     Checkpoint,
+    DataFinding,
     Failed,
     PipelineEnded,
     PipelineStarted,
@@ -25,6 +26,8 @@ RunState = Literal["running", "succeeded", "failed", "cancelled", "unknown"]
 # A step at work emits every 5 s, and longer silences are pods that wait for a node, as a group does for a node that has
 # ended. After so much of it the events alone do not show whether the run still goes on.
 SILENCE = timedelta(minutes=15)
+# There is one of each kind, of which there are fewer; events come from elsewhere.
+MOST_FINDINGS = 50
 
 _Process = tuple[str, int]  # source and attempt
 
@@ -50,6 +53,7 @@ class StepView:
     end: Succeeded | Failed | Cancelled | None = None
     in_pipeline: bool = False
     source: str = field(default="", compare=False)
+    findings: list[DataFinding] = field(default_factory=list)
 
 
 @dataclass
@@ -111,6 +115,8 @@ class RunView:
             view.progress = data
         elif isinstance(data, Checkpoint):
             view.checkpoint = data
+        elif isinstance(data, DataFinding) and len(view.findings) < MOST_FINDINGS:
+            view.findings.append(data)
         elif isinstance(data, Succeeded | Failed | Cancelled):
             view.end = data
 
