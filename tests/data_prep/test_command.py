@@ -99,7 +99,7 @@ def test_every_path_is_required(capsys: pytest.CaptureFixture[str]) -> None:
         main([])
 
     assert ended.value.code == 2
-    assert "the following arguments are required: --data, --dataset, --params" in capsys.readouterr().err
+    assert "the following arguments are required: --dataset, --params" in capsys.readouterr().err
 
 
 def test_data_prep_loads_only_what_it_needs() -> None:
