@@ -11,6 +11,7 @@ import pytest
 
 from components.data_prep.layout import open_source
 from components.data_prep.prepare import prepare
+from components.data_prep.step import prepare_staged
 from components.shared.errors import DataError
 from components.shared.storage.location import parse_location
 from tests.data_prep.beside import hf
@@ -265,6 +266,9 @@ def test_import_files_of_vertex_ai(tmp_path: Path, name: str, gcs_bucket: Bucket
             "validation": [("i/4.png", "b")],
         }
         assert "2 row(s) name no split, and are for training" in log()
+    prepare_staged(data=parse_location(f"{gcs_bucket.uri}/photos/{name}"), dataset=tmp_path / "out", params=params())
+    assert listed_in(tmp_path / "out", "validation") == [("i/4.png", "b")]
+    assert values_of(tmp_path / "out", "train") == [0, 1, 2, 3]
 
 
 HOSTILE = {
