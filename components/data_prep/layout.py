@@ -160,8 +160,9 @@ def _chosen(tree: FileTree, matches: list[tuple[Layout, Any]], option: str) -> t
         )
     if not matches and option != AUTO:
         layout = next(layout for layout in LAYOUTS if layout.option == option)
+        name = layout.name.removeprefix("a ")
         raise DataError(
-            f"{tree.at()}: holds no {layout.name}, which --layout {option} (or data_layout) asks for: {layout.looks}; "
+            f"{tree.at()}: holds no {name}, which --layout {option} (or data_layout) asks for: {layout.looks}; "
             f"{_content(tree)}"
         )
     if not matches:
