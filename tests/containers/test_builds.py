@@ -14,7 +14,7 @@ from tests.containers.engine import HARDENED, Docker, script
 
 pytestmark = pytest.mark.containers
 
-LIMITS_MB = {"data-prep": 230, "train": 420, "train-job": 130, "evaluate": 330, "predict": 330}
+LIMITS_MB = {"data-prep": 345, "train": 420, "train-job": 130, "evaluate": 330, "predict": 330}
 
 # Prints every file below two folders: what it is, whose, from when, and its content.
 _TREE = """
