@@ -58,7 +58,7 @@ class _Member(NamedTuple):
     offset: int
     length: int
     inflated: int | None = None  # size of what deflated bytes become
-    crc: int | None = None
+    crc: int | None = None  # of the content
 
 
 class ArchiveTree(FileTree):
@@ -257,7 +257,7 @@ class ArchiveTree(FileTree):
             if member.inflated is not None and member.inflated > LARGEST_UNPACKED:
                 yield Encoded(position, b"", problem=_too_large(member.inflated))
             else:
-                part = FilePart(str(self._path), member.offset, member.length, member.inflated)
+                part = FilePart(str(self._path), *member)
                 yield Encoded(position, part)
 
     def _streamed(self, files: Sequence[str], wanted: Collection[int]) -> Iterator[Encoded | Block]:

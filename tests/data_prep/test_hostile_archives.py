@@ -154,6 +154,7 @@ HOSTILE: list[tuple[str, str, Make, str]] = [
         lambda: _last_entry(_zip(), 24, struct.pack("<I", 9)),
         "1 of 6 images cannot be read (16.67%), and max_unreadable is 1.00%; the first is dog/2.png: ",
     ),
+    ("checksum", ".zip", lambda: _last_entry(_zip(), 16, bytes(4)), "the first is dog/2.png: is damaged: its archive"),
     (
         "damaged image",
         ".zip",

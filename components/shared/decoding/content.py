@@ -27,6 +27,7 @@ class FilePart(NamedTuple):
     offset: int = 0
     length: int | None = None  # None: to the file's end
     inflated: int | None = None  # the part is a raw deflate stream of so many bytes when inflated; more is an error
+    crc: int | None = None  # CRC-32 of the content, where the archive has it; another one is an error
 
     @property
     def is_whole(self) -> bool:
@@ -58,7 +59,10 @@ def read_content(part: FilePart, most: int) -> bytes | int:
         raise DataError(f"{shown(part.path)}: cannot be read: {error.strerror}") from error
     if part.length is not None and len(read) < length:
         raise UnreadableImageError(f"is cut short: {len(read)} of {length} bytes are there")
-    return read if part.inflated is None else _inflated(read, part.inflated)
+    content = read if part.inflated is None else _inflated(read, part.inflated)
+    if part.crc is not None and zlib.crc32(content) != part.crc:
+        raise UnreadableImageError("is damaged: its archive has another checksum of it")
+    return content
 
 
 def _read(file: int, offset: int, length: int) -> bytes:
