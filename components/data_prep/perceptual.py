@@ -24,6 +24,8 @@ _QUARTERS = 4
 _CONTRAST = 2
 # Pixels converted at once, as float32: 1 MiB, which stays in a core's cache.
 _CONVERTED = 256 * 1024
+# OpenBLAS starts threads for products of more than 2^18 multiplications, which on a busy machine wait for each other.
+_AT_ONCE = 64
 
 
 def perceptual_hashes(images: Images) -> Hashes:
@@ -55,8 +57,8 @@ def perceptual_hashes(images: Images) -> Hashes:
     counts = np.outer(np.diff(down), np.diff(across) * channels).astype(np.float32)
     weights = _weights(len(down) - 1, len(across) - 1)
     for part in _parts(len(images), height * width * channels):
-        pixels = sampled[part].astype(np.float32).reshape(-1, width * channels)
-        cells = np.add.reduceat((pixels @ sums).reshape(-1, height, len(across) - 1), down[:-1], axis=1)
+        pixels = sampled[part].astype(np.float32).reshape(-1, height, width * channels)
+        cells = np.add.reduceat(pixels @ sums, down[:-1], axis=1)
         means: _Floats = np.floor(cells * (_QUARTERS / counts)).reshape(len(cells), -1)
         bits = np.packbits(means @ weights > 0, axis=1, bitorder="little")
         shows = np.ptp(means, axis=1) >= _CONTRAST * _QUARTERS
@@ -65,7 +67,7 @@ def perceptual_hashes(images: Images) -> Hashes:
 
 
 def _parts(count: int, pixels: int) -> Iterator[slice]:
-    size = max(1, _CONVERTED // pixels)
+    size = max(1, min(_AT_ONCE, _CONVERTED // pixels))
     return (slice(start, start + size) for start in range(0, count, size))
 
 
