@@ -21,7 +21,7 @@ from components.data_prep.source import Source, listed
 from components.data_prep.splits import assign_splits
 from components.shared.artifacts.dataset import Images, SplitName
 from components.shared.artifacts.dataset_writer import DatasetWriter
-from components.shared.artifacts.names import ImageName
+from components.shared.artifacts.names import ImageName, name_lines
 from components.shared.artifacts.row_files import rearrange
 from components.shared.decoding.pixels import Note
 from components.shared.errors import DataError
@@ -122,9 +122,14 @@ def _names(names: Sequence[str], positions: npt.NDArray[np.int64], facts: Facts)
     """The lines of names.jsonl."""
     for start in range(0, len(positions), _AT_ONCE):
         part = positions[start : start + _AT_ONCE]
-        digests = facts.digests[part].tobytes().hex()
+        text = facts.digests[part].tobytes().hex()
         length = 2 * facts.digests.shape[1]
-        columns = zip(part.tolist(), *facts.sizes[part].T.tolist(), facts.kinds[part].tolist(), strict=True)
-        for index, (position, wide, high, kind) in enumerate(columns):
-            digest, notes = digests[index * length : (index + 1) * length], tuple(facts.notes.get(position, ()))
-            yield ImageName.of(names[position], wide, high, digest, facts.kind_names[kind], notes).line()
+        digests = [text[index : index + length] for index in range(0, len(text), length)]
+        kinds = [facts.kind_names[kind] for kind in facts.kinds[part].tolist()]
+        places, sizes = part.tolist(), facts.sizes[part].tolist()
+        files = [names[place] for place in places]
+        lines = name_lines(files, sizes, digests, kinds)
+        for index in [index for index, place in enumerate(places) if place in facts.notes] if facts.notes else ():
+            (width, height), notes = sizes[index], tuple(facts.notes[places[index]])
+            lines[index] = ImageName.of(files[index], width, height, digests[index], kinds[index], notes).line()
+        yield from lines
