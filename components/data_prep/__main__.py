@@ -6,13 +6,14 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import get_args
 
 from components.shared.command import CommandParser, add_path_option, path_option, step_command
 from components.shared.events.data import Emit
 from components.shared.params.params import Params
 from components.shared.step import Reported
-from components.shared.storage.location import overlap_problem
+from components.shared.storage.location import AnyPath, overlap_problem
 from components.shared.text import shortened
 
 DESCRIPTION = """\
@@ -43,6 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog="python -m components.data_prep", description=DESCRIPTION)
     add_path_option(parser, "--data", required=False, help="folder, archive or file with images and labels")
     add_path_option(parser, "--dataset", help="dataset directory to write; an earlier one goes")
+    parser.add_argument(
+        "--reuse",
+        metavar="PLACE",
+        type=path_option,
+        help="an earlier dataset, from which images that have not changed are copied; default: the one that goes",
+    )
     parser.add_argument(
         "--shard",
         metavar="I/N",
@@ -80,9 +87,11 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _misuse(options: argparse.Namespace) -> str | None:
     if options.merge:
-        given = {"--data": options.data, "--shard": options.shard, "--layout": options.layout}
+        given = {"--data": options.data, "--layout": options.layout, "--reuse": options.reuse, "--shard": options.shard}
         others = [name for name, value in given.items() if value is not None]
         return f"--merge joins parts that are made; leave out {' and '.join(others)}" if others else None
+    if options.shard and options.reuse:
+        return "--reuse is of whole datasets; leave out --shard"
     if options.data is None:
         return "the following arguments are required: --data"
     problem = overlap_problem(options.data, options.dataset)
@@ -112,7 +121,13 @@ def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
         emit=emit,
         layout=options.layout,
         follow_links=options.follow_links,
+        reuse=options.reuse or (options.dataset if _is_replaced(options.dataset) else None),
+        stamp=isinstance(options.dataset, Path),
     )
+
+
+def _is_replaced(dataset: AnyPath) -> bool:
+    return isinstance(dataset, Path) and (dataset / "dataset.json").exists()
 
 
 if __name__ == "__main__":

@@ -6,14 +6,17 @@ import io
 import os
 import re
 import tempfile
+import time
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from components.data_prep.contents import Block, Encoded, FilePart, Read
-from components.data_prep.file_tree import FileTree
+from components.data_prep.file_tree import FileTree, Stamps, stamp_of
 from components.data_prep.folder_tree import Folder, shows_picture
 from components.data_prep.name_tree import NameTree
 from components.data_prep.splits import split_of
@@ -246,6 +249,11 @@ class ArchiveTree(FileTree):
         except DataError:  # it is not read either
             return False
         return shows_picture(io.BytesIO(start))
+
+    def stamps(self, files: Sequence[str]) -> Stamps:
+        """Those of the archive with each path in it."""
+        now = time.time_ns()
+        return np.array([stamp_of(self._path, now, f"{self._prefix}{file}") for file in files], dtype=np.uint64)
 
     def read(self, files: Sequence[str]) -> Read:
         """What hands out parts of the archive or, of a compressed one, bytes: in the order of the archive."""

@@ -104,12 +104,12 @@ def described(
         digests=digests,
         kinds=kinds,
         hashes=perceptual_hashes(images),
-        constant=_are_constant(images),
+        constant=are_constant(images),
         sums=sums_of(images if counted.all() else images[counted]),
     )
 
 
-def _are_constant(images: Images) -> Mask:
+def are_constant(images: Images) -> Mask:
     """Whether all pixels of each image are equal."""
     flat = images.reshape(len(images), -1, images.shape[3])
     constant: Mask = (flat[:, :_FIRST_PIXELS] == flat[:, :1]).all(axis=(1, 2))

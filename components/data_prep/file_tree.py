@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import filecmp
+import hashlib
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,11 +14,38 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+import numpy.typing as npt
+
 from components.data_prep.contents import Block, Encoded, FilePart, Read
 from components.data_prep.folder_tree import Folder, identity, read_tree, shows_picture
 from components.shared.decoding.file_names import leads_out_of
 from components.shared.errors import DataError
 from components.shared.text import shown
+
+# Of the n files of a split, uint64 of shape (n,); 0: none is known.
+Stamps = npt.NDArray[np.uint64]
+# The coarsest clock of a file system that is in use: within this time a second change may not show.
+_COARSE_NS = 2_000_000_000
+
+
+def stamp_of(path: str | Path, now_ns: int, within: str = "") -> int:
+    """A hash of what the file system says of a file, unlike another's or a changed one's; 0: none is known.
+
+    Args:
+        path: The file, or what a link leads to.
+        now_ns: The time, in nanoseconds since 1970: what has been changed just now may be changed again, unseen.
+        within: Which part of the file is meant.
+    """
+    try:
+        found = os.stat(path)  # noqa: PTH116 - of a million files
+    except OSError:  # reported when it is read
+        return 0
+    if max(found.st_mtime_ns, found.st_ctime_ns) > now_ns - _COARSE_NS:
+        return 0
+    values = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, within)
+    digest = hashlib.blake2b(repr(values).encode("utf-8", "surrogatepass"), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")
 
 
 class FileTree(ABC):
@@ -57,6 +86,10 @@ class FileTree(ABC):
     @abstractmethod
     def read(self, files: Sequence[str]) -> Read:
         """What hands out images by their positions in `files`."""
+
+    def stamps(self, files: Sequence[str]) -> Stamps:
+        """What files are known again by, as long as they are not changed; 0: nothing."""
+        return np.zeros(len(files), dtype=np.uint64)
 
     @abstractmethod
     def is_picture(self, real: str) -> bool:
@@ -125,6 +158,11 @@ class LocalTree(FileTree):
     def read(self, files: Sequence[str]) -> Read:
         """What hands out paths, in ascending order."""
         return partial(_paths, f"{self.data}/", files)
+
+    def stamps(self, files: Sequence[str]) -> Stamps:
+        """Stamps of what the file system says of each."""
+        now = time.time_ns()
+        return np.array([stamp_of(f"{self.data}/{file}", now) for file in files], dtype=np.uint64)
 
     def around(self) -> FileTree:
         """The tree of the file's folder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
@@ -30,4 +31,4 @@ def image_split(
         if reasons and file in reasons
     }
     labels = np.array([label for _, label in rows], dtype=np.int64)
-    return SourceSplit(folder, labels, files, tree.read(files), unreadable)
+    return SourceSplit(folder, labels, files, tree.read(files), unreadable, partial(tree.stamps, files))

@@ -188,7 +188,7 @@ def _source(parts: Sequence[Part]) -> tuple[Source, dict[SplitName, Facts]]:
                 if more is None:
                     continue
                 if more["notes"]:
-                    of_split.notes[position] = [note for note in NOTES if note in more["notes"]]
+                    of_split.notes[position] = [note for note in more["notes"] if note in NOTES]
                 if (image := more["unreadable"]) is not None:
                     of_split.unreadable[position] = image
                     known |= {position: image} if more["known"] else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,6 +18,7 @@ from components.data_prep.engine import Placing, RowDecoder
 from components.data_prep.facts import Facts
 from components.data_prep.inspection import PAGE, Inspection
 from components.data_prep.layout import open_source
+from components.data_prep.reuse import STAMPS_FILE, Reuse, open_earlier, write_stamps
 from components.data_prep.source import Source, alike, listed
 from components.shared.artifacts.dataset import DATASET, DatasetManifest, SplitName, UnreadableImage
 from components.shared.artifacts.dataset_writer import DatasetWriter
@@ -97,6 +99,8 @@ def prepare(
     layout: str | None = None,
     follow_links: bool = False,
     fetch: Fetch | None = None,
+    reuse: Path | None = None,
+    stamp: bool = False,
 ) -> PrepareResult:
     """Read images and labels and write them as a dataset directory.
 
@@ -115,6 +119,9 @@ def prepare(
         layout: The layout that the data have; None: as ``data_layout`` says.
         follow_links: Whether links may lead out of the data folder.
         fetch: Makes a local file of an object in a bucket that is no image; None: a temporary one.
+        reuse: An earlier dataset, which may be the one that is replaced: images that are as they were are copied from
+            it, and not decoded.
+        stamp: Whether to write, beside the dataset, what the next such run knows unchanged files by.
 
     Raises:
         DataError: The data cannot be used, or images are in two splits and ``on_leakage`` is fail; one line says what,
@@ -126,7 +133,13 @@ def prepare(
         raise ArtifactError(problem)
     layout = layout or params.data_layout
     with open_source(data, params.n_classes, layout=layout, follow_links=follow_links, fetch=fetch) as source:
-        return prepared(Preparation(source, dataset, params, emit))
+        earlier = open_earlier(reuse, Rendering.of(params)) if reuse is not None else None
+        again = Reuse(earlier, source) if earlier is not None or stamp else None
+        preparation = Preparation(source, dataset, params, emit, again)
+        result = prepared(preparation)
+        if again is not None and stamp:
+            write_stamps(dataset, result.manifest, preparation.placed, again.stamps)
+        return result
 
 
 def prepared(preparation: Preparation) -> PrepareResult:
@@ -136,6 +149,8 @@ def prepared(preparation: Preparation) -> PrepareResult:
     preparation.check_unreadable()
     if os.path.lexists(dataset / DATASET.manifest_file):
         _log.info("%s: the earlier dataset is replaced", shown(dataset))
+        with suppress(OSError):
+            (dataset / STAMPS_FILE).unlink()
     inspection = Inspection(Rendering.of(params), params.on_leakage, preparation.emit)
     manifest = preparation.write(inspection)
     result = PrepareResult(dataset, manifest, inspection.counts)
@@ -214,8 +229,9 @@ class ImageProgress:
 class Preparation:
     """Makes the dataset of one source."""
 
-    def __init__(self, source: Source, dataset: Path, params: Params, emit: Emit) -> None:
-        self.source, self.dataset, self.params, self.emit = source, dataset, params, emit
+    def __init__(self, source: Source, dataset: Path, params: Params, emit: Emit, again: Reuse | None = None) -> None:
+        self.source, self.dataset, self.params, self.emit, self._again = source, dataset, params, emit, again
+        self.placed: Mapping[SplitName, Placed] = {}  # where the images are in the end
         self.progress = ImageProgress(source.count, emit)
         # Share of the training images to hold out, by split that the data lacks.
         self.fractions: dict[SplitName, float] = {}
@@ -240,7 +256,7 @@ class Preparation:
         source, params = self.source, self.params
         placed = assigned(source, self.facts, self.fractions, params.manual_seed)
         with DatasetWriter(self.dataset, list(source.classes), params.stored_shape) as writer:
-            placed = self.fill(writer, placed)
+            placed = self.placed = self.fill(writer, placed)
             files = []
             if inspect:
                 read = lambda split, indices: writer.rows(split).read(indices)  # noqa: E731
@@ -274,7 +290,10 @@ class Preparation:
                 for target, of_split in placed.items():
                     if of_split.source == name:
                         placing.put(of_split.positions, writer.rows(target), writer.digests, counted=target == "train")
-                decoder.decode(split, placing, self.facts[name], writer.sums)
+                unknown = self._again.reduced(name, split, placing) if self._again else split
+                decoder.decode(unknown, placing, self.facts[name], writer.sums)
+        if self._again:
+            self._again.copy(placed, writer, self.facts, self.progress.advance)
         self.progress.end()
         found = {name: facts.unreadable.keys() - known[name] for name, facts in self.facts.items()}
         if not any(found.values()):

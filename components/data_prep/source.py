@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 from components.data_prep.contents import Read
-from components.data_prep.file_tree import FileTree
+from components.data_prep.file_tree import FileTree, Stamps
 from components.shared.artifacts.dataset import Labels, LeftOut, SplitName, UnreadableImage
 from components.shared.errors import DataError
 from components.shared.text import shortened, shown
@@ -30,6 +30,7 @@ class SourceSplit:
     names: Sequence[str]  # where each image is: a path below the data, or what its source calls it
     read: Read
     unreadable: dict[int, UnreadableImage] = field(default_factory=dict)  # known before any is opened, by position
+    stamps: Callable[[], Stamps] | None = None  # finds out what its files are known again by, where there are files
 
 
 @dataclass(frozen=True)

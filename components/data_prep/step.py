@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from components.data_prep.merge import merge_parts
 from components.data_prep.prepare import prepare
@@ -101,12 +102,16 @@ def prepare_staged(
     emit: Emit = ignore_events,
     layout: str | None = None,
     follow_links: bool = False,
+    reuse: AnyPath | None = None,
+    stamp: bool = False,
 ) -> Reported:
     """As :func:`~components.data_prep.prepare.prepare`, of images and for a dataset that may be in buckets.
 
     Links may lead out of the data folder, too, where the environment has ``SHUTTERLINE_FOLLOW_LINKS=1``.
     """
     follow = follow_links or _follows_links()
+    if isinstance(reuse, Path) and not (reuse / DATASET.manifest_file).exists():
+        raise ArtifactError(f"{reuse}: holds no dataset that could be used again")
     if problem := overlap_problem(data, dataset):
         raise ArtifactError(problem)
     with Staging(step_logger("data-prep"), emit, params) as staging:
@@ -118,5 +123,7 @@ def prepare_staged(
             layout=layout,
             follow_links=follow,
             fetch=staging.tree,
+            reuse=None if reuse is None else staging.artifact(reuse, DATASET),
+            stamp=stamp,
         )
         return staging.publish(prepared)

@@ -34,7 +34,7 @@ GUIDE = (ROOT / "pipelines" / "README.md").read_text()
 # What only a person says on a step's command line; and what only a pipeline can hand a step.
 PERSONS = {
     *("help", "version", "json", "set", "find_learning_rate", "follow_links", "processes", "restarts", "smoke"),
-    *("start_over", "layout", "merge", "shard"),
+    *("start_over", "layout", "merge", "reuse", "shard"),
 }
 PAGES = {"metrics", "learning_curves", "confusion", "roc", "report", "summary", "predictions", "model_card"}
 PIPELINES = {"dataset_sha256", "model_sha256", "job_id", "job_name", "status"}
