@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +52,6 @@ class RawImage(NamedTuple):
 class ParquetFile:
     """A file whose footer has been read."""
 
-    path: Path
     where: str  # for messages
     columns: tuple[Column, ...]
     features: Features
@@ -63,8 +62,8 @@ class ParquetFile:
         """Rows of the file."""
         return sum(group.rows for group in self.groups)
 
-    def labels(self, column: Column) -> RawLabels:
-        """Read the labels of all rows, and no other column.
+    def labels(self, path: Path, column: Column) -> RawLabels:
+        """Read the labels of all rows, and no other column, from where the file is now.
 
         DataError: the column is damaged, or has other rows than the footer says.
         """
@@ -74,8 +73,8 @@ class ParquetFile:
         dictionary = [column.path] if column.kind == "texts" else []
         with (
             _reading(self.where),
-            _open(self.path, read_dictionary=dictionary) as file,
-            self.path.open("rb", buffering=0) as raw,
+            _open(path, read_dictionary=dictionary) as file,
+            path.open("rb", buffering=0) as raw,
         ):
             for number, group in enumerate(self.groups):
                 read_pages(raw, self._chunk(group, column))
@@ -93,20 +92,28 @@ class ParquetFile:
         with _reading(self.where):
             return bool(self.count) and all(self._chunk(group, column).nulls == group.rows for group in self.groups)
 
-    def images(self, column: Column, wanted: Sequence[int]) -> Iterator[RawImage]:
+    def images(self, path: Path, column: Column, wanted: Sequence[int]) -> Iterator[RawImage]:
         """Read encoded images by their rows, ascending; a damaged row group costs no other."""
-        start = 0
-        for number, group in enumerate(self.groups):
-            rows = wanted[bisect_left(wanted, start) : bisect_left(wanted, start + group.rows)]
-            if rows:
-                yield from self._images_of(number, start, column, rows)
-            start += group.rows
+        given = start = 0
+        try:
+            with _reading(), _open(path) as file, path.open("rb", buffering=0) as raw:
+                for number, group in enumerate(self.groups):
+                    rows = wanted[given : bisect_left(wanted, start + group.rows)]
+                    for image in self._images_of(file, raw, number, start, column, rows) if rows else ():
+                        given += 1
+                        yield image
+                    start += group.rows
+        except DataError as error:
+            for row in wanted[given:]:
+                yield RawImage(row, b"", str(error))
 
-    def _images_of(self, number: int, start: int, column: Column, rows: Sequence[int]) -> Iterator[RawImage]:
+    def _images_of(
+        self, file: parquet.ParquetFile, raw: IO[bytes], number: int, start: int, column: Column, rows: Sequence[int]
+    ) -> Iterator[RawImage]:
         given = 0
         problem = f"row group {number} has fewer images than labels"
         try:
-            with _reading(), _open(self.path) as file, self.path.open("rb", buffering=0) as raw:
+            with _reading():
                 pages = read_pages(raw, self._chunk(self.groups[number], column))
                 # A value may take all of a page, and where not each is stored where it stands, every value may.
                 each = pages.total // self.groups[number].rows if pages.is_plain else pages.largest
@@ -153,7 +160,7 @@ def open_parquet_file(path: Path, where: str) -> ParquetFile:
         with _open(path) as file:
             columns = tuple(map(_column, file.schema_arrow))
             noted = (file.schema_arrow.metadata or {}).get(b"huggingface")
-    return ParquetFile(path, where, columns, read_features(where, noted) if noted else {}, groups)
+    return ParquetFile(where, columns, read_features(where, noted) if noted else {}, groups)
 
 
 def _open(path: Path, **options: Any) -> parquet.ParquetFile:

@@ -46,7 +46,7 @@ from components.shared.strict_yaml import DocumentError, parse_yaml, read_text
 from components.shared.text import shown
 
 if TYPE_CHECKING:
-    from components.data_prep.parquet_file import ParquetFile
+    from components.data_prep.parquet_file import ParquetFile, RawLabels
 
 _ENDING = ".parquet"
 # train-00000-of-00003.parquet, and with a hash as older versions wrote it.
@@ -154,14 +154,13 @@ class _Classes:
     others: list[str] = field(default_factory=list)  # files with other lists
     numbers: dict[str, int] = field(default_factory=dict)
 
-    def labels(self, table: ParquetFile, column: Column, names: tuple[str, ...] | None) -> Labels:
+    def labels(self, where: str, column: str, raw: RawLabels, names: tuple[str, ...] | None) -> Labels:
         """The labels of a file's rows; -1 where there is none."""
-        raw = table.labels(column)
-        at = f"{table.where}, column {shown(column.name)}"
+        at = f"{where}, column {shown(column)}"
         if names is not None and not self.named_at:
             self.named_at, self.first = at, names
         elif names is not None and names != self.first:
-            self.others.append(table.where)
+            self.others.append(where)
         for name in names or ():
             self.numbers.setdefault(name, len(self.numbers))
         if raw.texts is None and names is None:
@@ -200,33 +199,80 @@ def _refuse(at: str, rows: Any, problem: str) -> NoReturn:
     raise DataError(f"{at}, row {int(np.argmax(rows))}: {problem}")
 
 
+class _Listing:
+    """Reads the footers and labels of files, each file once; the first one decides which columns count."""
+
+    def __init__(self, tree: FileTree) -> None:
+        self.classes = _Classes()
+        self.images = self._labels = ""
+        self._tree = tree
+        self._names: tuple[str, ...] | None = None
+
+    def read(self, file: str) -> tuple[ParquetFile, Labels]:
+        """A file, and the label of each row; -1 where there is none."""
+        # Now: pyarrow takes 0.2 s to import and 50 MB, which no other layout needs.
+        from components.data_prep.parquet_file import open_parquet_file
+
+        with self._tree.borrowed(file) as path:
+            table = open_parquet_file(path, self._tree.at(file))
+            if not self.images:
+                self._choose(table)
+            images = _same(table, self.images, choose_images)
+            if table.has_no_bytes(images):
+                raise DataError(
+                    f"{table.where}, column {shown(images.name)}: holds no image, at most paths to where they were, "
+                    "which are not opened; datasets' to_parquet writes the images themselves of a dataset that was "
+                    "written by save_to_disk and loaded again"
+                )
+            column = _same(table, self._labels, choose_labels)
+            raw = table.labels(path, column)
+        feature = table.features.get(column.name)
+        names = feature.names if feature and feature.names else self._names
+        return table, self.classes.labels(table.where, column.name, raw, names)
+
+    def _choose(self, table: ParquetFile) -> None:
+        images = choose_images(table.where, table.columns, table.features)
+        labels = choose_labels(table.where, table.columns, table.features)
+        for what, choice in (("images", images), ("labels", labels)):
+            _log.info("%s are read from the column %s (%s)", what, shown(choice.column.name), choice.reason)
+        self.images, self._labels = images.column.name, labels.column.name
+        self._names = _names_of_readme(self._tree, self._labels)
+
+    def read_split(self, split: SplitName, files: Sequence[str]) -> tuple[tuple[ParquetFile, ...], Labels] | None:
+        """The files of a split, and the labels of all rows; None if no row of a held-out split has one."""
+        read = [self.read(file) for file in files]
+        values = np.concatenate([labels for _, labels in read])
+        count = int((values < 0).sum())
+        if not len(values):
+            raise DataError(f"{read[0][0].where}: the {split} split has no row; remove it, or fetch it again")
+        if count == len(values) and split != "train":
+            why = "none of its %d rows has a label (-1, or null)"
+            _log.warning(f"%s: the %s split is not read, as {why}", self._tree.at(), split, count)
+            return None
+        for table, labels in read:
+            if (labels < 0).any():
+                at = f"{table.where}, column {shown(self._labels)}"
+                _refuse(
+                    at, labels < 0, f"there is no label (-1, or null), as in {count} of {split}'s rows; remove them"
+                )
+        return tuple(table for table, _ in read), values
+
+
+def _same(table: ParquetFile, name: str, choose: Callable[[str, Sequence[Column], Features], Choice]) -> Column:
+    """The column of that name in a file, which must do for the same as in the first file."""
+    columns = [column for column in table.columns if column.name == name]
+    return choose(f"{table.where}, where {shown(name)} is needed", columns, table.features).column
+
+
 def open_parquet(tree: FileTree, found: ParquetFiles, n_classes: int | None) -> Source:
     """The source made of Parquet files: footers and labels read, no image."""
-    # Now: pyarrow takes 0.2 s to import and 50 MB, which no other layout needs.
-    from components.data_prep.parquet_file import open_parquet_file
-
-    tables = {
-        split: [open_parquet_file(tree.local(file), tree.at(file)) for file in files]
-        for split, files in found.splits.items()
-    }
-    first = tables["train"][0]
-    images = choose_images(first.where, first.columns, first.features)
-    labels = choose_labels(first.where, first.columns, first.features)
-    for what, choice in (("images", images), ("labels", labels)):
-        _log.info("%s are read from the column %s (%s)", what, shown(choice.column.name), choice.reason)
-    for table in (table for of_split in tables.values() for table in of_split):
-        column = _same(table, images, choose_images)
-        if table.has_no_bytes(column):
-            raise DataError(
-                f"{table.where}, column {shown(column.name)}: holds no image, at most paths to where they were, which "
-                "are not opened; datasets' to_parquet writes the images themselves of a dataset that was written by "
-                "save_to_disk and loaded again"
-            )
-    classes, by_split = _read_labels(tree, tables, labels)
-    names = list(classes.numbers)
-    present = [name for name, count in zip(names, _counts(by_split["train"], len(names)), strict=True) if count]
-    training_classes(tree.at(), present, n_classes)
-    order = tuple(present) if classes.named_at else in_class_order(present)
+    listing = _Listing(tree)
+    read = {split: listing.read_split(split, files) for split, files in found.splits.items()}
+    by_split = {split: of_split for split, of_split in read.items() if of_split}
+    classes, names = listing.classes, list(listing.classes.numbers)
+    held = {split: _held(names, values) for split, (_, values) in by_split.items()}
+    training_classes(tree.at(), held["train"], n_classes)
+    order = tuple(held["train"]) if classes.named_at else in_class_order(held["train"])
     if classes.others:
         _log.warning(
             "%d file(s) have other names of classes, or another order, than %s; each is read by its own: %s",
@@ -237,14 +283,12 @@ def open_parquet(tree: FileTree, found: ParquetFiles, n_classes: int | None) -> 
         _log.warning("%d class(es) have no training image, and are left out: %s", len(unused), listed(unused))
     number_of = np.array([label_of.get(name, -1) for name in names], dtype=np.int64)
     splits: dict[SplitName, SourceSplit] = {}
-    for split, values in by_split.items():
-        counts = _counts(values, len(names))
-        held = [name for name, count in zip(names, counts, strict=True) if count]
-        check_known_classes(f"{tree.at()}, {split}", held, order)
-        of_split, files = tuple(tables[split]), found.splits[split]
-        starts = [0, *accumulate(table.count for table in of_split)]
-        read = _Rows(of_split, images.column.name, starts)
-        splits[split] = SourceSplit("", number_of[values], _RowNames(files, starts, range(starts[-1])), read)
+    for split, (tables, values) in by_split.items():
+        check_known_classes(f"{tree.at()}, {split}", held[split], order)
+        files = found.splits[split]
+        starts = [0, *accumulate(table.count for table in tables)]
+        rows = _Rows(tree, files, tables, listing.images, starts)
+        splits[split] = SourceSplit("", number_of[values], _RowNames(files, starts, range(starts[-1])), rows)
     if found.unread:
         _log.warning("not read, being of no split: %d file(s), such as %s", len(found.unread), shown(found.unread[0]))
     beside = {"beside Parquet files": [path for path, _, _ in images_below(tree.root)]}
@@ -256,42 +300,9 @@ def open_parquet(tree: FileTree, found: ParquetFiles, n_classes: int | None) -> 
     return Source(tree, "Parquet files", order, splits, left_out, why)
 
 
-def _counts(values: Labels, classes: int) -> list[int]:
-    return list(map(int, np.bincount(values, minlength=classes)))
-
-
-def _same(table: ParquetFile, choice: Choice, choose: Callable[[str, Sequence[Column], Features], Choice]) -> Column:
-    """The column of that name in another file, which must do for the same."""
-    columns = [column for column in table.columns if column.name == choice.column.name]
-    return choose(f"{table.where}, where {shown(choice.column.name)} is needed", columns, table.features).column
-
-
-def _read_labels(
-    tree: FileTree, tables: dict[SplitName, list[ParquetFile]], choice: Choice
-) -> tuple[_Classes, dict[SplitName, Labels]]:
-    """The classes, and by split the label of each row."""
-    classes, by_split = _Classes(), {}
-    of_data = _names_of_readme(tree, choice.column.name)
-    for split, of_split in tables.items():
-        parts: list[Labels] = []
-        for table in of_split:
-            column = _same(table, choice, choose_labels)
-            feature = table.features.get(column.name)
-            parts.append(classes.labels(table, column, feature.names if feature and feature.names else of_data))
-        values = np.concatenate(parts)
-        count = int((values < 0).sum())
-        if not len(values):
-            raise DataError(f"{of_split[0].where}: the {split} split has no row; remove it, or fetch it again")
-        if count == len(values) and split != "train":
-            why = "none of its %d rows has a label (-1, or null)"
-            _log.warning(f"%s: the %s split is not read, as {why}", tree.at(), split, count)
-            continue
-        for table, part in zip(of_split, parts, strict=True):
-            if (part < 0).any():
-                at = f"{table.where}, column {shown(choice.column.name)}"
-                _refuse(at, part < 0, f"there is no label (-1, or null), as in {count} row(s) of {split}; remove them")
-        by_split[split] = values
-    return classes, by_split
+def _held(names: Sequence[str], values: Labels) -> list[str]:
+    """The names of the classes that have a label."""
+    return [name for name, count in zip(names, np.bincount(values, minlength=len(names)), strict=True) if count]
 
 
 def _names_of_readme(tree: FileTree, column: str) -> tuple[str, ...] | None:
@@ -335,15 +346,19 @@ class _RowNames(Sequence[str]):
 class _Rows:
     """Hands out the images of files, one file and one row group after another."""
 
+    tree: FileTree
+    files: Sequence[str]
     tables: tuple[ParquetFile, ...]
     column: str
     starts: list[int]  # the position of each file's first row, and of the end
 
     def __call__(self, wanted: Collection[int]) -> Iterator[Encoded | Block]:
         positions = sorted(wanted)
-        for table, start, end in zip(self.tables, self.starts, self.starts[1:], strict=False):
-            here = positions[bisect_left(positions, start) : bisect_left(positions, end)]
-            rows = [position - start for position in here]
+        for file, table, start, end in zip(self.files, self.tables, self.starts, self.starts[1:], strict=False):
+            rows = [each - start for each in positions[bisect_left(positions, start) : bisect_left(positions, end)]]
+            if not rows:
+                continue
             (column,) = (column for column in table.columns if column.name == self.column)
-            for image in table.images(column, rows):
-                yield Encoded(start + image.row, image.content, problem=image.problem)
+            with self.tree.borrowed(file) as path:
+                for image in table.images(path, column, rows):
+                    yield Encoded(start + image.row, image.content, problem=image.problem)

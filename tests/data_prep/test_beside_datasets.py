@@ -133,8 +133,8 @@ def test_r12_bytes_count_and_a_path_is_never_opened(hf: Any, tmp_path: Path, log
 @pytest.mark.parametrize(
     ("label", "theirs_is", "problem"),
     [
-        (-1, "-1", "row 2: there is no label (-1, or null), as in 1 row(s) of train; remove them"),
-        (None, "None", "row 2: there is no label (-1, or null), as in 1 row(s) of train; remove them"),
+        (-1, "-1", "row 2: there is no label (-1, or null), as in 1 of train's rows; remove them"),
+        (None, "None", "row 2: there is no label (-1, or null), as in 1 of train's rows; remove them"),
         (-7, "-7", "row 2: -7 is the number of none of its 2 classes (cat, dog); correct it, or remove the row"),
         (2, "2", "row 2: 2 is the number of none of its 2 classes (cat, dog); correct it, or remove the row"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,13 @@ from pyarrow import parquet
 
 from components.data_prep.contents import Encoded
 from components.data_prep.layout import open_source
+from components.data_prep.prepare import prepare
 from components.shared.errors import DataError
+from components.shared.storage.location import parse_location
 from tests.data_prep.beside import ours
-from tests.data_prep.building import prepared, refusal, stored
+from tests.data_prep.building import files_of, params, prepared, refusal, stored
 from tests.data_prep.parquet_files import IMAGES, write_parquet
+from tests.peers.object_store import Bucket
 from tests.shared.decoding.pictures import encoded, plain
 
 Log = Callable[[], str]
@@ -260,3 +264,19 @@ def test_parquet_becomes_the_dataset_that_its_images_are(tmp_path: Path, log: Lo
     assert stored(result.dataset, "test")[1] == [0, 1, 0, 1]
     assert [image.file for image in result.manifest.unreadable] == ["data/train-00000-of-00001.parquet/5"]
     assert result.report()["source"] == "Parquet files"
+
+
+def test_files_of_a_bucket_are_fetched_one_by_one_where_the_disk_has_no_room(
+    tmp_path: Path, gcs_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [encoded(plain(value), "PNG") for value in range(8)]
+    for number in range(2):
+        file = write_parquet(tmp_path / f"data/train-{number}.parquet", [0, 1] * 2, images=images[4 * number :][:4])
+        gcs_bucket.write(f"photos/{file.name}", file.read_bytes())
+    prepared(tmp_path / "data")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1000, 999, 1))
+    (scratch := tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("SHUTTERLINE_SCRATCH", str(scratch))
+    prepare(data=parse_location(f"{gcs_bucket.uri}/photos"), dataset=tmp_path / "again", params=params())
+    assert files_of(tmp_path / "again") == files_of(tmp_path / "out")
+    assert list(scratch.iterdir()) == []
