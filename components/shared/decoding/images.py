@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
+from PIL.JpegImagePlugin import JpegImageFile
 
 from components.shared.decoding import tiff
 from components.shared.decoding.content import Content, FilePart, UnreadableImageError, read_content
-from components.shared.decoding.pixels import Images, Meaning, Note, fitted
+from components.shared.decoding.damaged import DAMAGED
+from components.shared.decoding.jpeg import decode_no_larger
+from components.shared.decoding.pixels import USUAL, Images, Meaning, Note, Source, fitted
+from components.shared.decoding.png import simple_png
 from components.shared.decoding.rendering import Rendering
 from components.shared.errors import DataError
 from components.shared.limits import free_memory
@@ -28,8 +32,8 @@ from components.shared.text import shortened, shown
 # Pillow knows some forty formats by content. These are the ones pictures come in; the others are left out because a
 # damaged file must not be taken for an obscure format, and because EPS is drawn by an external program.
 FORMATS = (
-    *("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA"),
-    *("TIFF", "WEBP"),
+    *("JPEG", "PNG"),  # the most frequent ones first, as they are tried in turn
+    *("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "ICO", "JPEG2000", "PCX", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP"),
 )
 # Pillow is built with or without the libraries of these.
 _LIBRARIES = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
@@ -48,8 +52,6 @@ _READ_WHOLE = ("AVIF", "HEIF", "JPEG2000", "WEBP")
 
 # Those whose further frames are pictures like the first; MPO's are a second view.
 _ANIMATED = ("AVIF", "GIF", "HEIF", "PNG", "TIFF", "WEBP")
-# What damaged metadata beside the pixels raises; it says nothing of the pixels.
-_DAMAGED = (OSError, ValueError, TypeError, KeyError, IndexError, SyntaxError, EOFError, struct.error)
 
 # Each thread's part of glibc's heap keeps what it has freed: 16 threads that decoded images of 0.4 GB in turn held
 # 5.8 GB. So after an image that took more than this, it is given back.
@@ -180,6 +182,9 @@ def _new_digest() -> hashlib.blake2b:
 
 def _from_memory(data: bytes, rendering: Rendering, memory: DecodingMemory, notes: list[Note] | None) -> Rendered:
     digest = hashlib.blake2b(data, digest_size=16).digest()
+    if (image := simple_png(data)) is not None:
+        (width, height), kind = image.size, f"PNG {image.mode}"
+        return Rendered(fitted(image, rendering, notes=notes), width, height, kind, digest)
     return _rendered(lambda: io.BytesIO(data), len(data), digest, rendering, memory, notes)
 
 
@@ -242,16 +247,19 @@ def _decoded(
     with _opened(stream) as image:
         kind = f"{image.format} {image.mode}"
         meaning = _meaning(image, stream)
-        with suppress(*_DAMAGED):  # a damaged second frame is not read
+        with suppress(*DAMAGED):  # a damaged second frame is not read
             if image.format in _ANIMATED and getattr(image, "is_animated", False):
                 notes.append("more frames")
-        needed = held + _needed_bytes(image, rendering.shape, stream)
+        full_size, source = image.size, None
+        if isinstance(image, JpegImageFile):
+            source = decode_no_larger(image, rendering)
+        needed = held + _needed_bytes(image, full_size, rendering.shape, stream)
         with memory.reserve(max(needed, at_least)), closing(image):
             image.load()
-            with suppress(*_DAMAGED):  # such an image is read as it is stored
+            with suppress(*DAMAGED):  # such an image is read as it is stored
                 ImageOps.exif_transpose(image, in_place=True)
-            width, height = image.size
-            return Rendered(fitted(image, rendering, meaning, notes), width, height, kind, digest)
+            source = source or Source(*image.size)
+            return Rendered(fitted(image, rendering, meaning, notes, source), *source[:2], kind, digest)
 
 
 def _opened(stream: IO[bytes]) -> Image.Image:
@@ -276,17 +284,25 @@ def _opened(stream: IO[bytes]) -> Image.Image:
     return image
 
 
-def _needed_bytes(image: Image.Image, shape: tuple[int, int, int], stream: IO[bytes]) -> int:
+def _needed_bytes(
+    image: Image.Image, full_size: tuple[int, int], shape: tuple[int, int, int], stream: IO[bytes]
+) -> int:
     """An upper bound of what an image takes until it has its shape."""
     pixels = image.width * image.height
     # Resizing goes through an image of the new width and the old height.
-    resized = (image.height + shape[0]) * shape[1] * 4
+    needed = (image.height + shape[0]) * shape[1] * 4
+    if image.size != full_size:  # of a JPEG in several passes, 16 bits of each of at most 4 channels are kept
+        needed += full_size[0] * full_size[1] * 8
     if image.format in _READ_WHOLE:
-        return pixels * _OF_WHOLE_FILES + resized + stream.seek(0, os.SEEK_END)
-    return pixels * (_OF_WIDE_VALUES if image.mode.startswith(("I", "F")) else _BYTES_PER_PIXEL) + resized
+        return pixels * _OF_WHOLE_FILES + needed + stream.seek(0, os.SEEK_END)
+    return pixels * (_OF_WIDE_VALUES if image.mode.startswith(("I", "F")) else _BYTES_PER_PIXEL) + needed
 
 
 def _meaning(image: Image.Image, stream: IO[bytes]) -> Meaning:
+    if isinstance(image, JpegImageFile):
+        if image.mode == "CMYK" and "adobe" not in image.info:
+            raise ValueError("is a JPEG in CMYK that does not say whether 0 is ink or none; save it as RGB")
+        return USUAL
     position = stream.tell()
     stream.seek(0)
     head = stream.read(26)
@@ -303,8 +319,6 @@ def _meaning(image: Image.Image, stream: IO[bytes]) -> Meaning:
                     )
                 if depth < 8 and mode == "L":  # Pillow has scaled the pixels, and not this
                     image.info["transparency"] = image.info["transparency"] * 255 // (2**depth - 1)
-            case "JPEG" | "MPO" if image.mode == "CMYK" and "adobe" not in image.info:
-                raise ValueError("is a JPEG in CMYK that does not say whether 0 is ink or none; save it as RGB")
             case "JPEG2000" if image.mode != "I;16" and (bits := _bits_of_jpeg2000(stream)) > 8:
                 raise ValueError(
                     f"is a JPEG 2000 of {bits} bits per color, whose brightest values the decoder makes black; save it "
@@ -312,7 +326,7 @@ def _meaning(image: Image.Image, stream: IO[bytes]) -> Meaning:
                 )
             case "TGA" if not head[17] & 15:
                 return Meaning(has_alpha=False)  # its fourth channel, or bit, has no meaning
-        return Meaning()
+        return USUAL
     finally:
         stream.seek(position)
 

@@ -64,7 +64,7 @@ class Meaning:
     has_alpha: bool = True  # what looks like an alpha channel is one
 
 
-_USUAL = Meaning()
+USUAL = Meaning()
 
 
 class Source(NamedTuple):
@@ -88,7 +88,7 @@ class Source(NamedTuple):
 def fitted(
     image: Image.Image,
     rendering: Rendering,
-    meaning: Meaning = _USUAL,
+    meaning: Meaning = USUAL,
     notes: list[Note] | None = None,
     source: Source | None = None,
 ) -> Images:
@@ -108,7 +108,14 @@ def fitted(
         ValueError: The image's values have no meaning in 8 bits.
     """
     mode = "RGB" if rendering.shape[2] == 3 else "L"
-    notes = [] if notes is None else notes
+    if image.mode != mode or "transparency" in image.info:
+        image = _converted(image, mode, rendering, meaning, [] if notes is None else notes)
+    image = _placed(image, rendering, source or Source(*image.size))
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(rendering.shape)
+
+
+def _converted(image: Image.Image, mode: str, rendering: Rendering, meaning: Meaning, notes: list[Note]) -> Image.Image:
+    """An image in one of the two modes, on the background."""
     if image.mode in ("RGBa", "La"):
         image = image.convert(image.mode.upper())
     alpha = _alpha(image) if meaning.has_alpha else None
@@ -125,7 +132,7 @@ def fitted(
         canvas = _canvas(image.size, mode, rendering)
         canvas.paste(image, mask=alpha)
         image = canvas
-    return np.asarray(_placed(image, rendering, source or Source(*image.size))).reshape(rendering.shape)
+    return image
 
 
 def _canvas(size: tuple[int, int], mode: str, rendering: Rendering) -> Image.Image:
@@ -137,6 +144,8 @@ def _canvas(size: tuple[int, int], mode: str, rendering: Rendering) -> Image.Ima
 def _placed(image: Image.Image, rendering: Rendering, source: Source) -> Image.Image:
     """An image at the size and place of the rendering."""
     height, width, _ = rendering.shape
+    if image.size == (width, height) == source[:2]:
+        return image
     scaled, (left, top, right, bottom), at = rendering.placement(source.width, source.height)
     # What is seen of it, in its own pixels: as if all of it were scaled, and the rest then cut off.
     across, down = source.width / (scaled[0] * source.divisor), source.height / (scaled[1] * source.divisor)
