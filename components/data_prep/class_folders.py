@@ -173,7 +173,6 @@ def open_class_folders(tree: FileTree, layout: ClassFolders, n_classes: int | No
         splits[split] = image_split(tree, layout.splits[split], rows, reader.pictures)
     if again := reader.check_links():
         _log.warning("%d image(s) are links to others that are read, too, and so are read twice", again)
-    _log_copies(tree, layout, by_split)
     unused: dict[str, list[str]] = {}
     for path, _, inner in images_below(root):
         if inner.real not in reader.folders:
@@ -189,19 +188,6 @@ def open_class_folders(tree: FileTree, layout: ClassFolders, n_classes: int | No
     folder_count = sum(map(len, by_split.values()))
     why = f"{folder_count} folders with {images} images"
     return Source(tree, "a folder per class", classes, splits, left_out, why)
-
-
-def _log_copies(tree: FileTree, layout: ClassFolders, by_split: dict[SplitName, dict[str, list[str]]]) -> None:
-    train_name = layout.splits["train"]
-    train = {file.removeprefix(train_name) for files in by_split["train"].values() for file in files}
-    for split, name in list(layout.splits.items())[1:]:
-        files = [file for inner in by_split[split].values() for file in inner]
-        both = [file for file in files if file.removeprefix(name) in train]
-        if copies := [file for file in both if tree.is_same(file, f"{train_name}{file.removeprefix(name)}")]:
-            _log.warning(
-                "%d of %d %s images are the same files as training images (such as %s); %s accuracy will be too high",
-                *(len(copies), len(files), split, shown(copies[0]), split),
-            )
 
 
 _Use = tuple[SplitName, str]  # for which split and class

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import filecmp
 import hashlib
 import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -102,10 +101,6 @@ class FileTree(ABC):
         """
         return folder.identity(name) if name in folder.images else f"{folder.real}/{name}"
 
-    def is_same(self, file: str, other: str) -> bool:
-        """Whether two files are the same, where it costs little to find out."""
-        return False
-
     def unwrap(self) -> bool:
         """Take the one folder that holds all for the data, where that is common, as in archives; whether it was."""
         return False
@@ -180,13 +175,6 @@ class LocalTree(FileTree):
         if self._real_root and not real.is_relative_to(self._real_root):
             raise DataError(leads_out_of(self._real_root, "the file"))
         return identity(str(real), real.stat())
-
-    def is_same(self, file: str, other: str) -> bool:
-        """Whether two files are the same, and not empty."""
-        first, second = self.data / file, self.data / other
-        with suppress(OSError):  # reported when it is decoded
-            return first.stat().st_size > 0 and filecmp.cmp(first, second, shallow=False)
-        return False
 
 
 def _paths(start: str, files: Sequence[str], wanted: Collection[int]) -> Iterator[Encoded | Block]:
