@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from components.data_prep.contents import Encoded, FilePart
 from components.data_prep.layout import open_source
 from components.data_prep.prepare import prepare
 from components.data_prep.step import prepare_staged
@@ -224,6 +225,10 @@ def test_uris_in_any_mixture_are_read_where_they_are(
         assert numbers == sorted(numbers)
         assert [label_of[name] for name, _ in of_split] == [label for _, label in of_split]
         assert values_of(dataset, split) == numbers, "each row has the pixels of its own image"
+    with open_source(images / "all.csv") as source:
+        some = {each.position: each for each in source.splits["train"].read([1, 5, 6, 44]) if isinstance(each, Encoded)}
+        contents = {number: Path(FilePart(*each.content).path).read_bytes() for number, each in some.items()}
+    assert contents == {number: (images / f"{number}.png").read_bytes() for number in (1, 5, 6, 44)}
     gone = [f"{gcs_bucket.uri}/photos/{number}.png" for number in (7, 70, 71)]
     written(images, "all.csv", "image,label\n" + "".join(f"{uri},a\n" for uri in gone))
     with pytest.raises(
