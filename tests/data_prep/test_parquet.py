@@ -16,11 +16,10 @@ from pyarrow import parquet
 
 from components.data_prep.contents import Encoded
 from components.data_prep.layout import open_source
-from components.data_prep.prepare import prepare
 from components.shared.errors import DataError
 from components.shared.storage.location import parse_location
 from tests.data_prep.beside import ours
-from tests.data_prep.building import files_of, params, prepared, refusal, stored
+from tests.data_prep.building import files_of, prepared, refusal, stored
 from tests.data_prep.parquet_files import IMAGES, write_parquet
 from tests.peers.object_store import Bucket
 from tests.shared.decoding.pictures import encoded, plain
@@ -273,10 +272,12 @@ def test_files_of_a_bucket_are_fetched_one_by_one_where_the_disk_has_no_room(
     for number in range(2):
         file = write_parquet(tmp_path / f"data/train-{number}.parquet", [0, 1] * 2, images=images[4 * number :][:4])
         gcs_bucket.write(f"photos/{file.name}", file.read_bytes())
-    prepared(tmp_path / "data")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1000, 999, 1))
     (scratch := tmp_path / "scratch").mkdir()
     monkeypatch.setenv("SHUTTERLINE_SCRATCH", str(scratch))
-    prepare(data=parse_location(f"{gcs_bucket.uri}/photos"), dataset=tmp_path / "again", params=params())
-    assert files_of(tmp_path / "again") == files_of(tmp_path / "out")
-    assert list(scratch.iterdir()) == []
+    with open_source(parse_location(f"{gcs_bucket.uri}/photos")) as source:
+        assert files_of(scratch) == {}
+        kept = [(each, len(files_of(scratch))) for each in source.splits["train"].read(range(source.count))]
+    assert [each.content for each, _ in kept if isinstance(each, Encoded)] == images
+    assert [count for _, count in kept] == [1] * 8
+    assert files_of(scratch) == {}
