@@ -8,6 +8,7 @@ import zlib
 from PIL import Image
 
 _HEADER = struct.Struct(">8sI4sIIBBBBBI")
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHUNK = struct.Struct(">I4s")
 _MODES = {0: "L", 2: "RGB", 4: "LA", 6: "RGBA"}  # of 8 bits
 # In a larger one the reader's time counts for nothing, and memory does: these take less than a megabyte.
@@ -26,12 +27,12 @@ def simple_png(data: bytes) -> Image.Image | None:
     Returns:
         The decoded image; None for whatever else, damaged files included, which are for Pillow's reader to judge.
     """
-    if not _HEADER.size <= len(data) <= _MOST_BYTES:
+    if not (data.startswith(_SIGNATURE) and _HEADER.size <= len(data) <= _MOST_BYTES):
         return None
-    signature, length, kind, width, height, depth, color, *methods, checksum = _HEADER.unpack_from(data)
+    _, length, kind, width, height, depth, color, *methods, checksum = _HEADER.unpack_from(data)
     mode = _MODES.get(color)
     if (
-        (signature, length, kind, depth, methods) != (b"\x89PNG\r\n\x1a\n", 13, b"IHDR", 8, [0, 0, 0])
+        (length, kind, depth, methods) != (13, b"IHDR", 8, [0, 0, 0])
         or mode is None
         or not 0 < width * height <= _MOST_PIXELS
         or zlib.crc32(data[12:29]) != checksum
