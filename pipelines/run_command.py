@@ -240,7 +240,13 @@ def _result_table(document: dict[str, Any], out: Path) -> list[str]:
     rows += [(f"seconds {step}", f"{value:.1f}") for step, value in document["seconds"].items()]
     width = max(len(name) for name, _ in rows)
     rule = "-" * (width + 10)
-    files = {"model": "model", "result": "result.json", "curves": "learning-curves.html", "report": "report.html"}
+    files = {
+        "model": "model",
+        "result": "result.json",
+        "data": "quality.html",
+        "curves": "learning-curves.html",
+        "report": "report.html",
+    }
     paths = {name: str(out / file) for name, file in files.items()}
     paths |= {"published": document["published"]} if document["published"] else {}
     return [

@@ -2,7 +2,7 @@
 
 # No postponed annotations here: kfp reads the artifact types from them.
 from kfp import dsl
-from kfp.dsl import Dataset, Output, OutputPath
+from kfp.dsl import HTML, Dataset, Output, OutputPath
 
 from components.shared.container_images import image_of
 
@@ -12,6 +12,7 @@ def data_prep(
     params: str,
     data: str,
     dataset: Output[Dataset],
+    report: Output[HTML],
     dataset_sha256: OutputPath(str),  # type: ignore[valid-type] # kfp's notation
 ) -> None:
     """Make a dataset directory from images: resized, split, checked.
@@ -20,16 +21,19 @@ def data_prep(
         params: The run's params as one JSON text.
         data: Images and their labels: a folder, an archive or a file, as a path or a bucket's URI.
         dataset: The dataset directory.
+        report: What was found in the data: leakage, duplicates, odd images, every class.
         dataset_sha256: Its SHA-256, by which a cache knows it again.
     """
+    import shutil
     from pathlib import Path
 
+    from components.data_prep.inspection import PAGE
     from components.data_prep.step import prepare_staged
     from components.shared.artifacts.artifact import manifest_digest
     from components.shared.artifacts.dataset import DATASET
     from components.shared.run import step_run
     from components.shared.staging import addresses_of
-    from components.shared.step import metadata_of, run_step
+    from components.shared.step import metadata_of, run_step, scalars
     from components.shared.storage.location import parse_location
 
     output = Path(dataset.path)
@@ -41,4 +45,6 @@ def data_prep(
         addresses_of((dataset.path, dataset.uri)),
     )
     dataset.metadata.update(metadata_of(record))
+    report.metadata.update(scalars(record.report["findings"]))
+    shutil.copyfile(output / PAGE, report.path)
     Path(dataset_sha256).write_text(manifest_digest(output, DATASET), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from components.data_prep.close_hashes import Indices, close_pairs
 from components.data_prep.likeness import Rows, same_pairs
 from components.data_prep.perceptual import Hashes
 
+# Of 1,797 different digits of 8×8 pixels (scikit-learn's), 159 pairs would be near duplicates.
+LEAST_SIDE = 16
 _BYTES_AT_ONCE = 8 * 1024**2
 # Of images with one hash, or with two that are close, this many are compared with each other.
 _MEMBERS = 4
@@ -43,7 +46,11 @@ class Duplicates:
 
 
 def find_duplicates(
-    digests: npt.NDArray[np.uint8], hashes: Hashes, constant: npt.NDArray[np.bool_], rows: Rows, image_bytes: int
+    digests: npt.NDArray[np.uint8],
+    hashes: Hashes,
+    constant: npt.NDArray[np.bool_],
+    rows: Rows,
+    shape: tuple[int, int, int],
 ) -> Duplicates:
     """Find the duplicates among n images, in time that grows with n alone.
 
@@ -55,13 +62,14 @@ def find_duplicates(
         hashes: Perceptual hashes, of shape (n,).
         constant: Of shape (n,).
         rows: Hands out stored images.
-        image_bytes: Bytes of a stored image.
+        shape: Of a stored image; where a side is below `LEAST_SIDE`, exact duplicates alone are looked for.
     """
+    image_bytes = math.prod(shape)
     same_bytes = _first_of_each(digests)
     shows = ~constant & (hashes != 0)
     candidates = np.flatnonzero((same_bytes == np.arange(len(hashes))) & shows)
     groups = _with_same_pixels(candidates, hashes, rows, image_bytes)[same_bytes]
-    distinct = candidates[groups[candidates] == candidates]
+    distinct = candidates[groups[candidates] == candidates] if min(shape[:2]) >= LEAST_SIDE else candidates[:0]
     order = distinct[np.argsort(hashes[distinct], kind="stable")]
     different, starts, counts = np.unique(hashes[order], return_index=True, return_counts=True)
     close = close_pairs(different)

@@ -54,7 +54,7 @@ def assess(columns: Columns, rendering: Rendering) -> QualityReport:
         )
         for name, part in columns.splits.items()
     }
-    found = find_duplicates(columns.digests, columns.hashes, columns.constant, columns.rows, height * width * channels)
+    found = find_duplicates(columns.digests, columns.hashes, columns.constant, columns.rows, rendering.shape)
     findings = list(_findings(columns, found, splits, rendering))
     findings.sort(key=lambda finding: _ORDER.index(finding.severity))
     return QualityReport(

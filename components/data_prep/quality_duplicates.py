@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from components.data_prep.close_hashes import Indices
 from components.data_prep.duplicates import Duplicates
@@ -41,7 +42,7 @@ def _leakage(columns: Columns, found: Duplicates) -> Iterator[Finding]:
             of="images",
             splits=columns.by_split(exact),
             text="Held-out images are training images, too: the same file or the same pixels.",
-            advice="Remove them from one of the splits: the model has seen them, and figures on them are too good.",
+            advice=_exact_advice(columns, exact),
             examples=_pairs(columns, np.flatnonzero(exact), groups),
         )
     if near.any():
@@ -57,6 +58,13 @@ def _leakage(columns: Columns, found: Duplicates) -> Iterator[Finding]:
             "such images are really different ones, leave them.",
             examples=_pairs(columns, np.flatnonzero(near), beside[groups]),
         )
+
+
+def _exact_advice(columns: Columns, leaking: npt.NDArray[np.bool_]) -> str:
+    placed = columns.assembled.placed
+    if any(placed[split].source == split for split in columns.by_split(leaking)):
+        return "Remove them from one of the splits: the model has seen them, and figures on them are too good."
+    return "Remove the copies: what is held out is drawn image by image, and figures on what was seen are too good."
 
 
 def _conflicts(columns: Columns, found: Duplicates) -> Iterator[Finding]:
@@ -125,7 +133,7 @@ def _copies(columns: Columns, found: Duplicates) -> Iterator[Finding]:
         )
 
 
-def _again(columns: Columns, groups: Indices) -> tuple[np.typing.NDArray[np.bool_], Indices]:
+def _again(columns: Columns, groups: Indices) -> tuple[npt.NDArray[np.bool_], Indices]:
     """Which images have one of their group before them in their split, and the first such one of each."""
     first = np.arange(len(columns))
     for part in columns.splits.values():

@@ -34,6 +34,7 @@ STEPS: tuple[StepName, ...] = tuple(step for step in get_args(StepName) if step 
 # What a finished run shows at the top of its directory: the step that makes it, and where kfp keeps it.
 LINKS: dict[str, tuple[StepName, str]] = {
     "dataset": ("data-prep", "data-prep/dataset"),
+    "quality.html": ("data-prep", "data-prep/dataset/quality.html"),
     "model": ("train", "train/model"),
     "learning-curves.html": ("train", "train/model/learning-curves.html"),
     "evaluation": ("evaluate", "evaluate/evaluation"),

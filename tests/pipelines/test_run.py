@@ -41,7 +41,11 @@ def test_a_run_leaves_everything_where_it_says(finished: FinishedRun) -> None:
     assert open_dataset(Path(document["artifacts"]["dataset"])).manifest.manual_seed == SEED
     assert open_evaluation(out / "evaluation").manifest.metrics["accuracy"] == document["metrics"]["accuracy"]
     assert (out / "model").samefile(document["artifacts"]["model"])
-    for page, name in (("report.html", "report"), ("learning-curves.html", "learning_curves")):
+    for page, name in (
+        ("report.html", "report"),
+        ("learning-curves.html", "learning_curves"),
+        ("quality.html", "quality"),
+    ):
         assert (out / page).read_text().startswith("<!DOCTYPE html>")
         assert (out / page).samefile(document["artifacts"][name])
     assert list((out / "checkpoints").glob("*/epoch-00004-batch-000000.json"))
