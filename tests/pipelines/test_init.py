@@ -23,6 +23,7 @@ from tests.data_prep.building import class_folders, idx_folder, tree
 from tests.data_prep.parquet_files import write_parquet
 from tests.data_prep.shards import shard
 from tests.painted import SHAPES, Files, paint, painted, write_archive, write_files
+from tests.peers.object_store import Bucket
 from tests.pipelines.conftest import Refused, Shutterline
 
 CLASSES = SHAPES[:3]
@@ -164,6 +165,17 @@ def test_params_are_written_for_any_source_with_what_was_found(name: str, here: 
     written = read_params("params.yaml", ())
     assert written.params == Params.from_dict(done.document["params"])
     assert not check_params(written).warnings
+
+
+def test_data_may_be_in_a_bucket(gcs_bucket: Bucket, here: Path, shutterline: Shutterline) -> None:
+    files = pictures("photos/")
+    for name, content in files.items():
+        gcs_bucket.write(name, content)
+    write_archive(here / "photos.zip", {name.removeprefix("photos/"): content for name, content in files.items()})
+
+    for number, data in enumerate((f"{gcs_bucket.uri}/photos", "photos.zip")):
+        assert shutterline("init", "--data", data, "-o", f"{number}.yaml").code == 0
+    assert Params.load("0.yaml") == Params.load("1.yaml")
 
 
 @pytest.mark.slow
