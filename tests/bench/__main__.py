@@ -51,6 +51,7 @@ ROWS = {
     "D": "sources.inflating",
     "F": "sources.from_buckets",
     "M": "sources.memory_peaks",
+    "R": "sources.few_new_images",
 }
 
 

@@ -198,6 +198,31 @@ def from_buckets(directory: Path) -> Ratio:
         )
 
 
+def few_new_images(directory: Path) -> Iterator[Ratio]:
+    """(R) A run with 1 % new images, beside an earlier dataset of the others, against one from scratch."""
+    for name, bound in (("JPEG 256² to 224²", "< 0.7"), ("JPEG 1024² to 224²", "< 0.3")):
+        side, ending, stored, channels, count, distinct = SETS[name]
+        data, earlier = directory / "again" / f"{side}", directory / f"earlier-{side}"
+        pictures(data, side, ending, channels, count, distinct)
+        time.sleep(2.1)  # what is younger is not known again
+        wanted = Params.from_dict(params(stored, channels))
+        prepare(data=data, dataset=earlier, params=wanted, stamp=True)
+        for index in range(count // 100):
+            with Image.open(data / "a" / f"{2 * index:06d}{ending}") as image:
+                image.rotate(90).save(data / "b" / f"new-{index}{ending}", quality=90)
+
+        def again(data: Path = data, earlier: Path = earlier, wanted: Params = wanted) -> None:
+            with tempfile.TemporaryDirectory(prefix="shutterline-bench-") as out:
+                prepare(data=data, dataset=Path(out) / "out", params=wanted, reuse=earlier)
+
+        def scratch(data: Path = data, side: int = stored, channels: int = channels) -> None:
+            prepared(data, side, channels)
+
+        row = f"(R) 1 % new, {name}, against from scratch"
+        yield compare(row, lambda: seconds(again), lambda: seconds(scratch), unit="s", bound=bound, rounds=ROUNDS)
+        shutil.rmtree(data)
+
+
 def memory_peaks(directory: Path) -> Ratio:
     """(M) The most memory of all processes of data prep, 100,000 PNG files against 10,000."""
     data = {count: pictures(directory / f"{count}", 28, ".png", 1, count, 500) for count in (10 * _MANY, _MANY)}
