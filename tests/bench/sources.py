@@ -38,6 +38,15 @@ SETS: dict[str, tuple[int, str, int, int, int]] = {
     "JPEG 1024² to 224²": (1024, ".jpg", 224, 3, 240),
 }
 _BASES = 20
+# Data prep that starts workers however few images there are, as otherwise the machine's speed would decide.
+WITH_WORKERS = """
+import sys
+from components.data_prep import engine
+from components.data_prep.__main__ import main
+
+engine._PAYS_S = -1
+sys.exit(main(sys.argv[1:]))
+"""
 _MANY = 10_000
 
 
@@ -235,7 +244,7 @@ def memory_peaks(directory: Path) -> Ratio:
 def _peak(data: Path, out: Path) -> int:
     """KiB that data prep and its workers had at most: of each process, the most it ever had."""
     words = ["--data", str(data), "--dataset", str(out), "--params", json.dumps(params(28, 1))]
-    command = [sys.executable, "-m", "components.data_prep", *words]
+    command = [sys.executable, "-c", WITH_WORKERS, *words]
     peaks: dict[int, int] = {}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as step:
         while step.poll() is None:
