@@ -127,7 +127,7 @@ def digits(count: int) -> list[Picture]:
     return [Image.fromarray((each * 15).astype(np.uint8)).resize((64, 64), Image.Resampling.BICUBIC) for each in images]
 
 
-@pytest.mark.parametrize(("name", "column"), [("photographs", 1), ("digits", 2)])
+@pytest.mark.parametrize(("name", "column"), [("photographs", 1), pytest.param("digits", 2, marks=pytest.mark.slow)])
 def test_near_duplicates_are_found_among_images_that_resemble_each_other(
     tmp_path: Path, name: str, column: int
 ) -> None:

@@ -62,7 +62,10 @@ def test_every_step_names_artifacts_by_their_uris_and_publishes_scalars(pod: Pod
     for text in (*reported, json.dumps(pod.made)):
         assert str(pod.mount) not in text
     model, evaluation = pod.uri("train", "model"), pod.uri("evaluate", "evaluation")
-    assert artifacts_of(pod, "data-prep") == {"dataset": pod.uri("data-prep", "dataset")}
+    dataset = pod.uri("data-prep", "dataset")
+    assert artifacts_of(pod, "data-prep") == {"dataset": dataset, "quality": f"{dataset}/quality.html"}
+    page = pod.path("data-prep", "report").read_bytes()
+    assert page == (pod.path("data-prep", "dataset") / "quality.html").read_bytes()
     # Nobody outside the pod can open what no volume or bucket was named for.
     assert artifacts_of(pod, "train") == {"model": model, "checkpoints": "pod:/model-checkpoints"}
     assert artifacts_of(pod, "evaluate") == {"evaluation": evaluation, "report": f"{evaluation}/report.html"}
@@ -74,7 +77,7 @@ def test_every_step_names_artifacts_by_their_uris_and_publishes_scalars(pod: Pod
         f"{step}/{name}": pod.metadata(step, name) for step, one in pod.made.items() for name in one["artifacts"]
     }
     assert published["data-prep/dataset"].keys() == {
-        "dataset", "source", "test_split", "unreadable", "seconds", "events", "undelivered",
+        "dataset", "quality_file", "source", "test_split", "unreadable", "seconds", "events", "undelivered",
     }  # fmt: skip
     assert published["train/model"].keys() == {
         "model", "best_epoch", "selected_on", "train_loss", "epochs", "parameters", "images_per_second", "device",
