@@ -81,6 +81,7 @@ def test_kfp_sees_its_own_kinds_of_artifacts(here: Path, finished: FinishedRun, 
     }
     assert kinds == {
         "data-prep/dataset": "system.Dataset",
+        "data-prep/report": "system.HTML",
         "train/model": "system.Model",
         "train/metrics": "system.Metrics",
         "train/learning_curves": "system.HTML",
@@ -151,7 +152,7 @@ def test_a_step_that_fails_is_reported_and_leaves_nothing_that_opens(here: Path,
     assert document["steps"] == {"data-prep": "succeeded", "train": "failed", "exit": "succeeded"}
     assert_once(err, "the training loss became", "train", "out/kfp.log")
     assert "pipeline failed: train failed" in err
-    assert set(document["artifacts"]) == {"dataset"}
+    assert set(document["artifacts"]) == {"dataset", "quality"}
     (model,) = Path("out/kfp").glob("*/train/model")
     with pytest.raises(ArtifactError, match="not a complete model"):
         open_model(model)
