@@ -27,7 +27,7 @@ def data_prep(
     import shutil
     from pathlib import Path
 
-    from components.data_prep.inspection import PAGE
+    from components.data_prep.quality.inspection import PAGE
     from components.data_prep.step import prepare_staged
     from components.shared.artifacts.artifact import manifest_digest
     from components.shared.artifacts.dataset import DATASET

@@ -32,7 +32,7 @@ def data_prep(
     from dataclasses import replace
     from pathlib import Path
 
-    from components.data_prep.inspection import PAGE
+    from components.data_prep.quality.inspection import PAGE
     from components.data_prep.step import merge_staged
     from components.shared.artifacts.artifact import manifest_digest
     from components.shared.artifacts.dataset import DATASET

@@ -12,14 +12,14 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from components.data_prep.assemble import Assembled, Inspect, Placed, assigned, describe, move
-from components.data_prep.bucket_tree import Fetch
-from components.data_prep.engine import Placing, RowDecoder
-from components.data_prep.facts import Facts
-from components.data_prep.inspection import PAGE, Inspection
-from components.data_prep.layout import open_source
-from components.data_prep.reuse import STAMPS_FILE, Reuse, open_earlier, write_stamps
-from components.data_prep.source import Source, alike, listed
+from components.data_prep.engine.assemble import Assembled, Inspect, Placed, assigned, describe, move
+from components.data_prep.engine.facts import Facts
+from components.data_prep.engine.reuse import STAMPS_FILE, Reuse, open_earlier, write_stamps
+from components.data_prep.engine.row_decoder import Placing, RowDecoder
+from components.data_prep.layouts.layout import open_source
+from components.data_prep.layouts.source import Source, alike, listed
+from components.data_prep.quality.inspection import PAGE, Inspection
+from components.data_prep.trees.bucket_tree import Fetch
 from components.shared.artifacts.dataset import DATASET, DatasetManifest, SplitName, UnreadableImage
 from components.shared.artifacts.dataset_writer import DatasetWriter
 from components.shared.decoding.pixels import NOTES, note_lines
@@ -108,7 +108,7 @@ def prepare(
     and named in the manifest.
 
     Args:
-        data: Images and labels in any layout that :mod:`~components.data_prep.layout` knows.
+        data: Images and labels in any layout that :mod:`~components.data_prep.layouts.layout` knows.
         dataset: Directory to write: new, empty, or an earlier dataset, which is replaced.
         params: ``image_height``, ``image_width``, ``is_image_color`` and ``n_classes``; ``stored_height`` and
             ``stored_width`` where images are stored larger than the model takes them; ``manual_seed``,

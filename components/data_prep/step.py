@@ -6,9 +6,9 @@ import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from components.data_prep.merge import merge_parts
+from components.data_prep.parts.merge import merge_parts
+from components.data_prep.parts.part import prepare_part
 from components.data_prep.prepare import prepare
-from components.data_prep.shard import prepare_part
 from components.shared.artifacts.dataset import DATASET
 from components.shared.artifacts.dataset_part import DATASET_PART
 from components.shared.errors import ArtifactError, InputError
@@ -32,7 +32,7 @@ def prepare_part_staged(
     layout: str | None = None,
     follow_links: bool = False,
 ) -> Reported:
-    """As :func:`~components.data_prep.shard.prepare_part`, otherwise as :func:`prepare_staged`."""
+    """As :func:`~components.data_prep.parts.part.prepare_part`, otherwise as :func:`prepare_staged`."""
     if problem := overlap_problem(data, part):
         raise ArtifactError(problem)
     follow = follow_links or _follows_links()
@@ -58,7 +58,7 @@ def merge_staged(
     emit: Emit = ignore_events,
     digests: Collection[str] = (),
 ) -> Reported:
-    """As :func:`~components.data_prep.merge.merge_parts`, of parts and for a dataset that may be in buckets.
+    """As :func:`~components.data_prep.parts.merge.merge_parts`, of parts and for a dataset that may be in buckets.
 
     Each of `parts` is a part's place, or one that has several below it.
     """

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from components.data_prep.contents import Block, Encoded
-from components.data_prep.layout import AUTO, open_source
-from components.data_prep.source import Source, SourceSplit, listed
+from components.data_prep.layouts.layout import AUTO, open_source
+from components.data_prep.layouts.source import Source, SourceSplit, listed
 from components.shared.artifacts.dataset import Images, SplitName
 from components.shared.decoding.content import UnreadableImageError
 from components.shared.decoding.images import render

@@ -41,10 +41,10 @@ _BASES = 20
 # Data prep that starts workers however few images there are, as otherwise the machine's speed would decide.
 WITH_WORKERS = """
 import sys
-from components.data_prep import engine
+from components.data_prep.engine import row_decoder
 from components.data_prep.__main__ import main
 
-engine._PAYS_S = -1
+row_decoder._PAYS_S = -1
 sys.exit(main(sys.argv[1:]))
 """
 _MANY = 10_000

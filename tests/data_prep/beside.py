@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from components.data_prep.contents import Encoded, FilePart
-from components.data_prep.layout import open_source
+from components.data_prep.layouts.layout import open_source
 
 
 class Seen(NamedTuple):

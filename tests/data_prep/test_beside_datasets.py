@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from components.data_prep.contents import Encoded
-from components.data_prep.layout import open_source
+from components.data_prep.layouts.layout import open_source
 from components.shared.errors import DataError
 from tests.data_prep.beside import Seen, hf, ours, theirs
 from tests.data_prep.building import prepared, stored, tree

@@ -13,7 +13,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from components.data_prep.layout import open_source
+from components.data_prep.layouts.layout import open_source
 from components.shared.errors import DataError
 from tests.data_prep.beside import hf
 from tests.data_prep.building import tree

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.data_prep.contents import Encoded, FilePart
-from components.data_prep.layout import open_source
+from components.data_prep.layouts.layout import open_source
 from components.data_prep.step import prepare_staged
 from components.shared.errors import DataError, ShutterlineError, StorageRefusedError
 from components.shared.storage import fetch_ahead

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from components.data_prep import name_tree, tar_files
+from components.data_prep.trees import name_tree, tar_files
 from tests.data_prep.building import prepared, refusal
 from tests.shared.decoding.pictures import encoded, plain
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from components.data_prep.contents import Encoded, FilePart
-from components.data_prep.layout import open_source
+from components.data_prep.layouts.layout import open_source
 from components.data_prep.prepare import prepare
 from components.data_prep.step import prepare_staged
 from components.shared.errors import DataError

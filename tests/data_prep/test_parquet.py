@@ -15,7 +15,7 @@ import pytest
 from pyarrow import parquet
 
 from components.data_prep.contents import Encoded
-from components.data_prep.layout import open_source
+from components.data_prep.layouts.layout import open_source
 from components.shared.errors import DataError
 from components.shared.storage.location import parse_location
 from tests.data_prep.beside import ours

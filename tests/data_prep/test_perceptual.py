@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from components.data_prep.perceptual import perceptual_hashes
+from components.data_prep.engine.perceptual import perceptual_hashes
 from components.shared.artifacts.dataset import Images
 from tests.data_prep.scenes import reencoded, scenes
 

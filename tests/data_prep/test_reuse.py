@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.data_prep import file_tree
 from components.data_prep.__main__ import main
+from components.data_prep.trees import file_tree
 from tests.data_prep.building import class_folders, files_of, params_json, tree
 from tests.peers.fixtures import gcs_bucket as gcs_bucket
 from tests.peers.fixtures import gcs_server as gcs_server

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from components.data_prep.layout import open_source
+from components.data_prep.layouts.layout import open_source
 from components.data_prep.prepare import PrepareResult, prepare
 from components.shared.errors import DataError
 from components.shared.storage.location import parse_location

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data_prep import engine, pool
 from components.data_prep.__main__ import main
+from components.data_prep.engine import pool, row_decoder
 from components.shared.artifacts import row_files
 from components.shared.artifacts.dataset import UnreadableImage, open_dataset
 from components.shared.decoding.images import DecodingMemory
@@ -22,16 +22,19 @@ from tests.data_prep.building import files_of, params_json, prepared
 from tests.faults.disks import file_size_limit
 from tests.shared.decoding.pictures import random_pixels, save
 
-WORKERS = "from components.data_prep import engine; engine.worker_count = lambda: 2; engine._PAYS_S = 0; "
+WORKERS = (
+    "from components.data_prep.engine import row_decoder; "
+    "row_decoder.worker_count = lambda: 2; row_decoder._PAYS_S = 0; "
+)
 
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Has so many processes decode, from the first image on; 0: none."""
-    monkeypatch.setattr(engine, "_PAYS_S", -1)
-    monkeypatch.setattr(engine, "_CHUNK_IMAGES", 7)
+    monkeypatch.setattr(row_decoder, "_PAYS_S", -1)
+    monkeypatch.setattr(row_decoder, "_CHUNK_IMAGES", 7)
     monkeypatch.setattr(pool.Pool, "is_ready", lambda self: True)  # waits for them, and decodes no more by itself
-    return lambda count: monkeypatch.setattr(engine, "worker_count", lambda: count)
+    return lambda count: monkeypatch.setattr(row_decoder, "worker_count", lambda: count)
 
 
 def pictures(data: Path, count: int = 150, seed: int = 0) -> Path:
@@ -59,7 +62,7 @@ def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[i
     def is_worker(process: Path) -> bool:
         with suppress(OSError):
             is_ours = f"SHUTTERLINE_TEST={tmp_path}".encode() in (process / "environ").read_bytes().split(b"\0")
-            return is_ours and b"components.data_prep.worker" in (process / "cmdline").read_bytes()
+            return is_ours and b"components.data_prep.engine.worker" in (process / "cmdline").read_bytes()
         return False
 
     return found

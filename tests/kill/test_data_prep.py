@@ -24,11 +24,11 @@ pytestmark = pytest.mark.kill
 # Workers from the first image on, and files of a few images.
 SCRIPT = """
 import sys
-from components.data_prep import engine
+from components.data_prep.engine import row_decoder
 from components.shared.artifacts import row_files
 from components.data_prep.__main__ import main
 
-engine.worker_count, engine._PAYS_S, row_files.SHARD_BYTES = lambda: 2, -1, 37 * 64 * 64 * 3
+row_decoder.worker_count, row_decoder._PAYS_S, row_files.SHARD_BYTES = lambda: 2, -1, 37 * 64 * 64 * 3
 sys.exit(main(sys.argv[1:]))
 """
 

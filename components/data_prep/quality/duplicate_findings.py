@@ -1,0 +1,147 @@
+"""Findings about images that a dataset has more than once: leakage between splits, copies, and labels that disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from components.data_prep.quality.close_hashes import Indices
+from components.data_prep.quality.columns import Columns
+from components.data_prep.quality.duplicates import Duplicates
+from components.data_prep.quality.model import MAX_EXAMPLES, Example, Finding
+
+
+def duplicate_findings(columns: Columns, found: Duplicates) -> Iterator[Finding]:
+    """What there is to report of duplicates.
+
+    Leakage is counted in images of test and validation that a training image shows, too; copies in images beyond the
+    first one in a split; labels that disagree in all images that show the same.
+    """
+    yield from _leakage(columns, found)
+    yield from _conflicts(columns, found)
+    yield from _copies(columns, found)
+
+
+def _leakage(columns: Columns, found: Duplicates) -> Iterator[Finding]:
+    training = columns.splits["train"].stop
+    groups, held_out = found.groups, np.arange(len(columns)) >= training
+    # A group goes by its lowest index, and the training images come first.
+    exact = held_out & (groups < training)
+    one, other = found.pairs
+    across = (one < training) & (other >= training)
+    beside = np.full(len(columns), -1, dtype=np.int64)
+    beside[other[across][::-1]] = one[across][::-1]
+    near = held_out & ~exact & (beside[groups] >= 0)
+    if exact.any():
+        yield Finding(
+            kind="leakage",
+            severity="problem",
+            count=int(exact.sum()),
+            of="images",
+            splits=columns.by_split(exact),
+            text="Held-out images are training images, too: the same file or the same pixels.",
+            advice=_exact_advice(columns, exact),
+            examples=_pairs(columns, np.flatnonzero(exact), groups),
+        )
+    if near.any():
+        yield Finding(
+            kind="near_leakage",
+            severity="problem",
+            count=int(near.sum()),
+            of="images",
+            at_least=not found.are_all,
+            splits=columns.by_split(near),
+            text="Held-out images show the same as a training image: encoded again, resized, or in other light.",
+            advice="Keep what shows the same in one split, or remove it from one: figures on it are too good; where "
+            "such images are really different ones, leave them.",
+            examples=_pairs(columns, np.flatnonzero(near), beside[groups]),
+        )
+
+
+def _exact_advice(columns: Columns, leaking: npt.NDArray[np.bool_]) -> str:
+    placed = columns.assembled.placed
+    if any(placed[split].source == split for split in columns.by_split(leaking)):
+        return "Remove them from one of the splits: the model has seen them, and figures on them are too good."
+    return "Remove the copies: what is held out is drawn image by image, and figures on what was seen are too good."
+
+
+def _conflicts(columns: Columns, found: Duplicates) -> Iterator[Finding]:
+    labels, groups = columns.labels, found.groups
+    lowest, highest = labels.copy(), labels.copy()
+    np.minimum.at(lowest, groups, labels)
+    np.maximum.at(highest, groups, labels)
+    disagree = (lowest != highest)[groups]
+    if disagree.any():
+        differ = np.flatnonzero(disagree & (labels != labels[groups]))
+        yield Finding(
+            kind="label_conflict",
+            severity="problem",
+            count=int(disagree.sum()),
+            of="images",
+            splits=columns.by_split(disagree),
+            text="The same image is in more than one class.",
+            advice="Keep each in the class that is right, and remove the others: no model can learn both.",
+            examples=_pairs(columns, differ, groups),
+        )
+    one, other = found.pairs
+    near = labels[one] != labels[other]
+    if near.any():
+        images = np.zeros(len(columns), dtype=np.bool_)
+        images[one[near]] = images[other[near]] = True
+        beside = np.full(len(columns), -1, dtype=np.int64)
+        beside[other[near][::-1]] = one[near][::-1]
+        yield Finding(
+            kind="near_label_conflict",
+            severity="warning",
+            count=int(images.sum()),
+            of="images",
+            at_least=not found.are_all,
+            splits=columns.by_split(images),
+            text="Images of different classes show nearly the same.",
+            advice="Look whether one of the labels is wrong.",
+            examples=_pairs(columns, np.flatnonzero(beside >= 0), beside),
+        )
+
+
+def _copies(columns: Columns, found: Duplicates) -> Iterator[Finding]:
+    exact, first_exact = _again(columns, found.groups)
+    near, first_near = _again(columns, found.near_groups())
+    if exact.any():
+        yield Finding(
+            kind="duplicates",
+            severity="warning",
+            count=int(exact.sum()),
+            of="images",
+            splits=columns.by_split(exact),
+            text="Images are in their split more than once: the same file or the same pixels.",
+            advice="Remove the copies, unless they are to count more than others.",
+            examples=_pairs(columns, np.flatnonzero(exact), first_exact),
+        )
+    if (near := near & ~exact).any():
+        yield Finding(
+            kind="near_duplicates",
+            severity="note",
+            count=int(near.sum()),
+            of="images",
+            at_least=not found.are_all,
+            splits=columns.by_split(near),
+            text="Images show nearly the same as another one of their split.",
+            advice="Remove what adds nothing.",
+            examples=_pairs(columns, np.flatnonzero(near), first_near),
+        )
+
+
+def _again(columns: Columns, groups: Indices) -> tuple[npt.NDArray[np.bool_], Indices]:
+    """Which images have one of their group before them in their split, and the first such one of each."""
+    first = np.arange(len(columns))
+    for part in columns.splits.values():
+        _, index, inverse = np.unique(groups[part], return_index=True, return_inverse=True)
+        first[part] = index[inverse] + part.start
+    return first != np.arange(len(columns)), first
+
+
+def _pairs(columns: Columns, images: Indices, beside: Indices) -> list[Example]:
+    chosen = images[:MAX_EXAMPLES].tolist()
+    return [Example(images=[columns.ref(index), columns.ref(int(beside[index]))]) for index in chosen]

@@ -1,0 +1,120 @@
+"""The images of a dataset that are in it more than once: exactly, by their bytes or stored pixels, or nearly so."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from components.data_prep.engine.perceptual import Hashes
+from components.data_prep.quality.close_hashes import Indices, close_pairs
+from components.data_prep.quality.likeness import Rows, same_pairs
+
+# Of 1,797 different digits of 8×8 pixels (scikit-learn's), 159 pairs would be near duplicates.
+LEAST_SIDE = 16
+_BYTES_AT_ONCE = 8 * 1024**2
+# Of images with one hash, or with two that are close, this many are compared with each other.
+_MEMBERS = 4
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Which of n images show the same.
+
+    Images of one group are exact duplicates. Pairs are near duplicates: groups by the lowest index in each.
+    """
+
+    groups: Indices  # of shape (n,): the lowest index of an image with the same bytes or stored pixels
+    pairs: tuple[Indices, Indices]  # the lower first
+    are_all: bool  # else there are so many images with close hashes that only some of them were compared
+
+    def near_groups(self) -> Indices:
+        """Of shape (n,): the lowest index of the images that are connected by being exact or near duplicates."""
+        parents = self.groups.copy()
+        while True:
+            before = parents.copy()
+            one, other = (parents[each] for each in self.pairs)
+            np.minimum.at(parents, one, other)
+            np.minimum.at(parents, other, one)
+            parents = parents[parents][self.groups]
+            if np.array_equal(before, parents):
+                return parents
+
+
+def find_duplicates(
+    digests: npt.NDArray[np.uint8],
+    hashes: Hashes,
+    constant: npt.NDArray[np.bool_],
+    rows: Rows,
+    shape: tuple[int, int, int],
+) -> Duplicates:
+    """Find the duplicates among n images, in time that grows with n alone.
+
+    Images that are constant, or nearly so, are duplicates only of those with the same bytes: that they resemble each
+    other says nothing. Images mirrored or turned are no duplicates.
+
+    Args:
+        digests: Of the encoded bytes: of shape (n, bytes).
+        hashes: Perceptual hashes, of shape (n,).
+        constant: Of shape (n,).
+        rows: Hands out stored images.
+        shape: Of a stored image; where a side is below `LEAST_SIDE`, exact duplicates alone are looked for.
+    """
+    image_bytes = math.prod(shape)
+    same_bytes = _first_of_each(digests)
+    shows = ~constant & (hashes != 0)
+    candidates = np.flatnonzero((same_bytes == np.arange(len(hashes))) & shows)
+    groups = _with_same_pixels(candidates, hashes, rows, image_bytes)[same_bytes]
+    distinct = candidates[groups[candidates] == candidates] if min(shape[:2]) >= LEAST_SIDE else candidates[:0]
+    order = distinct[np.argsort(hashes[distinct], kind="stable")]
+    different, starts, counts = np.unique(hashes[order], return_index=True, return_counts=True)
+    close = close_pairs(different)
+    pairs = [_within(order, starts, counts), *_between(order, starts, counts, close.one, close.other)]
+    one, other = (np.concatenate(each) for each in zip(*pairs, strict=True))
+    is_same = same_pairs(one, other, rows, image_bytes)
+    one, other = one[is_same], other[is_same]
+    return Duplicates(groups, (np.minimum(one, other), np.maximum(one, other)), close.are_all)
+
+
+def _first_of_each(keys: npt.NDArray[np.uint8]) -> Indices:
+    """For each row of bytes, the index of the first one that is equal."""
+    rows = np.ascontiguousarray(keys).view(f"V{keys.shape[1]}")[:, 0]
+    _, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
+    return first[inverse]
+
+
+def _with_same_pixels(candidates: Indices, hashes: Hashes, rows: Rows, image_bytes: int) -> Indices:
+    """For each image, the first candidate with the same pixels; of images that are none, their own index."""
+    first = np.arange(len(hashes))
+    _, inverse, counts = np.unique(hashes[candidates], return_inverse=True, return_counts=True)
+    shared = candidates[counts[inverse] > 1]
+    if len(shared):
+        digests = np.zeros((len(shared), 16), dtype=np.uint8)
+        size = max(1, _BYTES_AT_ONCE // image_bytes)
+        for start in range(0, len(shared), size):
+            for at, image in enumerate(rows(shared[start : start + size]), start):
+                digests[at] = np.frombuffer(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), dtype=np.uint8)
+        first[shared] = shared[_first_of_each(digests)]
+    return first
+
+
+def _within(order: Indices, starts: Indices, counts: Indices) -> tuple[Indices, Indices]:
+    """Each image beside the next few of the same hash."""
+    left = np.repeat(starts + counts, counts) - np.arange(len(order))
+    found = [(np.flatnonzero(left > ahead), ahead) for ahead in range(1, _MEMBERS)]
+    one, other = np.concatenate([at for at, _ in found]), np.concatenate([at + ahead for at, ahead in found])
+    return order[one], order[other]
+
+
+def _between(
+    order: Indices, starts: Indices, counts: Indices, one: Indices, other: Indices
+) -> Iterator[tuple[Indices, Indices]]:
+    """The first few images of each of two close hashes."""
+    for first in range(_MEMBERS):
+        for second in range(_MEMBERS):
+            both = (counts[one] > first) & (counts[other] > second)
+            yield order[starts[one[both]] + first], order[starts[other[both]] + second]
