@@ -241,7 +241,7 @@ TABLE: BadData = [
     (_row("0.png,cat,dog"), "info.csv, line 6: has 3 value(s), and the header has 2"),
     (_table(b"files,type\n0.png,ca\0t\n"), "info.csv, line 2: holds a NUL byte"),
     (_table("files,type\n0.png,bär\n".encode("latin-1")), "info.csv, line 2: is not UTF-8"),
-    (_table(GOOD_ROWS.encode("utf-16")), "info.csv, line 1: is not UTF-8 (byte 0)"),
+    (_table(GOOD_ROWS.encode("utf-16")), "info.csv: is UTF-16; save it as UTF-8"),
     (_row('"0.png,cat'), "line 6: is not CSV: unexpected end of data"),
     (_row(f"0.png,{'x' * 200_000}"), "line 6: is not CSV: field larger than field limit"),
     (_row(f"0.png,{'x' * 201}"), "has 201 characters, and a class name may"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from components.data_prep.layouts.image_files import image_split
 from components.data_prep.layouts.source import (
     Source,
     SourceSplit,
     check_known_classes,
     composed,
+    image_split,
     listed,
     training_classes,
 )

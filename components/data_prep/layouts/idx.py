@@ -11,17 +11,17 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, overload
+from typing import IO
 
 import numpy as np
 
 from components.data_prep.contents import Block, Encoded
-from components.data_prep.layouts.source import BLOCK_BYTES, Source, SourceSplit, listed
+from components.data_prep.layouts.source import BLOCK_BYTES, MadeNames, Source, SourceSplit, listed
 from components.data_prep.splits import SPLIT_NAMES, SPLITS
 from components.data_prep.trees.file_tree import FileTree
 from components.data_prep.trees.folder_tree import count_left_out, images_below
@@ -147,7 +147,9 @@ def _open_pair(tree: FileTree, split: SplitName, files: IdxFiles, n_classes: int
     )
     stored = (height, width, channels)
     values = _read_labels(labels, n_classes)
-    return SourceSplit("", values, _Names(split, range(count)), partial(_read_blocks, images, stored))
+    return SourceSplit(
+        "", values, MadeNames((split + "/{}").format, range(count)), partial(_read_blocks, images, stored)
+    )
 
 
 def _read_header(tree: FileTree, name: str) -> _IdxFile:
@@ -189,25 +191,6 @@ def _read_labels(file: _IdxFile, n_classes: int | None) -> Labels:
             f"{n_classes}, which means labels 0 to {n_classes - 1}; correct n_classes or the labels"
         )
     return values.astype(np.int64)
-
-
-class _Names(Sequence[str]):
-    """``train/0`` and so on, made as they are asked for."""
-
-    def __init__(self, split: SplitName, positions: range) -> None:
-        self._split, self._positions = split, positions
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return _Names(self._split, self._positions[index])
-        return f"{self._split}/{self._positions[index]}"
 
 
 def _read_blocks(file: _IdxFile, stored: tuple[int, int, int], wanted: Collection[int]) -> Iterator[Encoded | Block]:

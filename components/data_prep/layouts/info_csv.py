@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from components.data_prep.layouts.image_files import image_split
+from components.data_prep.layouts.manifest_rows import check_width, csv_cells
 from components.data_prep.layouts.named_files import NamedFiles
 from components.data_prep.layouts.source import (
     Source,
     SourceSplit,
     check_known_classes,
     composed,
+    image_split,
     listed,
-    reading,
     training_classes,
 )
 from components.data_prep.splits import SPLITS, split_of
@@ -133,40 +131,22 @@ class _Table:
 
 
 def _rows(path: Path, where: str) -> Iterator[tuple[int, str, str]]:
-    with reading(where):
-        data = path.read_bytes()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{where}, line {line}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise DataError(f"{where}, line {line}: holds a NUL byte; save it as text, in UTF-8")
-    # strict: an unclosed quotation mark would otherwise swallow the rows after it.
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        if not any(header):
-            raise DataError(f"{where}: is empty; it needs a header with {_FILE_COLUMN} and {_CLASS_COLUMN}")
-        for column in (_FILE_COLUMN, _CLASS_COLUMN):
-            if (count := header.count(column)) != 1:
-                raise DataError(
-                    f"{where}: has {count or 'no'} column(s) named {column}; there are {listed(header, 10)}, and "
-                    f"{_FILE_COLUMN} and {_CLASS_COLUMN} are needed once each"
-                )
-        for row in filter(None, reader):
-            at = f"{where}, line {reader.line_num}"
-            if len(row) != len(header):
-                raise DataError(
-                    f"{at}: has {len(row)} value(s), and the header has {len(header)}; "
-                    "put values that hold a comma in quotation marks"
-                )
-            file, name = (row[header.index(column)].strip() for column in (_FILE_COLUMN, _CLASS_COLUMN))
-            if not file:
-                raise DataError(f"{at}: the column {_FILE_COLUMN} is empty")
-            if problem := class_name_problem(name):
-                raise DataError(f"{at}: the column {_CLASS_COLUMN} {problem}")
-            yield reader.line_num, file, composed(name)
-    except csv.Error as error:
-        raise DataError(f"{where}, line {reader.line_num}: is not CSV: {error}") from error
+    lines = csv_cells(path, where)
+    header = [name.strip() for name in next(lines, (1, []))[1]]
+    if not any(header):
+        raise DataError(f"{where}: is empty; it needs a header with {_FILE_COLUMN} and {_CLASS_COLUMN}")
+    for column in (_FILE_COLUMN, _CLASS_COLUMN):
+        if (count := header.count(column)) != 1:
+            raise DataError(
+                f"{where}: has {count or 'no'} column(s) named {column}; there are {listed(header, 10)}, and "
+                f"{_FILE_COLUMN} and {_CLASS_COLUMN} are needed once each"
+            )
+    for line, row in lines:
+        at = f"{where}, line {line}"
+        check_width(row, header, at)
+        file, name = (row[header.index(column)].strip() for column in (_FILE_COLUMN, _CLASS_COLUMN))
+        if not file:
+            raise DataError(f"{at}: the column {_FILE_COLUMN} is empty")
+        if problem := class_name_problem(name):
+            raise DataError(f"{at}: the column {_CLASS_COLUMN} {problem}")
+        yield line, file, composed(name)

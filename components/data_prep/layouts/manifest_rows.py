@@ -92,30 +92,44 @@ def _lines(file: Path, where: str) -> Iterator[str]:
         raise DataError(f"{where}: cannot be read: {error.strerror or error}") from error
 
 
-def _csv_rows(file: Path, where: str) -> Iterator[Row]:
+def csv_cells(file: Path, where: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file that are not empty, in memory one at a time, each with its line.
+
+    DataError: it is not UTF-8, or no CSV; with its line.
+    """
     # strict: an unclosed quotation mark would otherwise swallow the rows after it.
     reader = csv.reader(_lines(file, where), strict=True)
     try:
-        first = next(reader, [])
-        if any(cell.strip().startswith(_BUCKETS) for cell in first):
-            for cells in filter(None, itertools.chain([first], reader)):
-                yield _import_row(cells, f"{where}, line {reader.line_num}", reader.line_num)
-            return
-        header = [name.strip() for name in first]
-        if again := next((name for name in header if name and header.count(name) > 1), ""):
-            raise NotManifestError(f"{where}: has two columns named {shown(again)}; rename one")
-        columns = _columns(header, where)
         for cells in filter(None, reader):
-            at = f"{where}, line {reader.line_num}"
-            if len(cells) != len(header):
-                raise DataError(
-                    f"{at}: has {len(cells)} value(s), and the header has {len(header)}; "
-                    "put values that hold a comma in quotation marks"
-                )
-            row = dict(zip(header, cells, strict=True))
-            yield _row(row, columns, at, reader.line_num)
+            yield reader.line_num, cells
     except csv.Error as error:
         raise DataError(f"{where}, line {reader.line_num}: is not CSV: {error}") from error
+
+
+def check_width(cells: Sequence[str], header: Sequence[str], at: str) -> None:
+    """Refuse a row that has more or fewer values than the header."""
+    if len(cells) != len(header):
+        raise DataError(
+            f"{at}: has {len(cells)} value(s), and the header has {len(header)}; "
+            "put values that hold a comma in quotation marks"
+        )
+
+
+def _csv_rows(file: Path, where: str) -> Iterator[Row]:
+    lines = csv_cells(file, where)
+    number, first = next(lines, (1, []))
+    if any(cell.strip().startswith(_BUCKETS) for cell in first):
+        for line, cells in itertools.chain([(number, first)], lines):
+            yield _import_row(cells, f"{where}, line {line}", line)
+        return
+    header = [name.strip() for name in first]
+    if again := next((name for name in header if name and header.count(name) > 1), ""):
+        raise NotManifestError(f"{where}: has two columns named {shown(again)}; rename one")
+    columns = _columns(header, where)
+    for line, cells in lines:
+        at = f"{where}, line {line}"
+        check_width(cells, header, at)
+        yield _row(dict(zip(header, cells, strict=True)), columns, at, line)
 
 
 def _import_row(cells: Sequence[str], at: str, line: int) -> Row:

@@ -12,8 +12,9 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, NoReturn, overload
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from components.data_prep.layouts.parquet_columns import (
     choose_labels,
 )
 from components.data_prep.layouts.source import (
+    MadeNames,
     Source,
     SourceSplit,
     check_known_classes,
@@ -288,7 +290,9 @@ def open_parquet(tree: FileTree, found: ParquetFiles, n_classes: int | None) -> 
         files = found.splits[split]
         starts = [0, *accumulate(table.count for table in tables)]
         rows = _Rows(tree, files, tables, listing.images, starts)
-        splits[split] = SourceSplit("", number_of[values], _RowNames(files, starts, range(starts[-1])), rows)
+        splits[split] = SourceSplit(
+            "", number_of[values], MadeNames(partial(_row_name, files, starts), range(starts[-1])), rows
+        )
     if found.unread:
         _log.warning("not read, being of no split: %d file(s), such as %s", len(found.unread), shown(found.unread[0]))
     beside = {"beside Parquet files": [path for path, _, _ in images_below(tree.root)]}
@@ -321,25 +325,10 @@ def _names_of_readme(tree: FileTree, column: str) -> tuple[str, ...] | None:
         return None  # it says nothing, or nothing of this column
 
 
-class _RowNames(Sequence[str]):
-    """``train-00000-of-00003.parquet/0`` and so on, made as they are asked for."""
-
-    def __init__(self, files: Sequence[str], starts: Sequence[int], positions: range) -> None:
-        self._files, self._starts, self._positions = files, starts, positions
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return _RowNames(self._files, self._starts, self._positions[index])
-        position = self._positions[index]
-        file = bisect_right(self._starts, position) - 1
-        return f"{self._files[file]}/{position - self._starts[file]}"
+def _row_name(files: Sequence[str], starts: Sequence[int], position: int) -> str:
+    """Of an image by its position in a split, such as ``train-00000-of-00003.parquet/0``."""
+    file = bisect_right(starts, position) - 1
+    return f"{files[file]}/{position - starts[file]}"
 
 
 @dataclass(frozen=True)

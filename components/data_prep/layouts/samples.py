@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn
 
+from components.data_prep.layouts.class_names import Label
 from components.data_prep.layouts.shards import Member, Shard, unpacked
 from components.data_prep.layouts.source import composed, listed
 from components.shared.artifacts.artifact import class_name_problem
@@ -26,8 +27,6 @@ _LARGEST_NUMBER = 2**31 - 1
 _KINDS = {"cls": "cls", "json": "json", "jsn": "json", "txt": "txt"}
 # Bytes of one image: more than the largest that is decoded takes raw, in 16 bits and four channels.
 LARGEST_IMAGE = 1 << 30
-
-Label = int | str
 
 
 class Sample(NamedTuple):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, overload
+
+import numpy as np
 
 from components.data_prep.contents import Read
 from components.data_prep.trees.file_tree import FileTree, Stamps
@@ -64,6 +67,46 @@ class Source:
     def count(self) -> int:
         """Images in all splits."""
         return sum(len(split.labels) for split in self.splits.values())
+
+
+def image_split(
+    tree: FileTree, folder: str, rows: list[tuple[str, int]], reasons: Mapping[str, str] | None = None
+) -> SourceSplit:
+    """A split of image files.
+
+    Args:
+        tree: Where they are.
+        folder: The split's folder below it.
+        rows: Path below the data folder and label of each image.
+        reasons: By path, why a file is known to be unreadable.
+    """
+    files = [file for file, _ in rows]
+    unreadable = {
+        position: UnreadableImage(file=shown(file), reason=reasons[file])
+        for position, file in enumerate(files)
+        if reasons and file in reasons
+    }
+    labels = np.array([label for _, label in rows], dtype=np.int64)
+    return SourceSplit(folder, labels, files, tree.read(files), unreadable, partial(tree.stamps, files))
+
+
+class MadeNames(Sequence[str]):
+    """Names by position, made as they are asked for: of raw images, which have no files of their own."""
+
+    def __init__(self, make: Callable[[int], str], positions: range) -> None:
+        self._make, self._positions = make, positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return MadeNames(self._make, self._positions[index])
+        return self._make(self._positions[index])
 
 
 def listed(names: Collection[str], limit: int = 5) -> str:

@@ -14,8 +14,7 @@ from components.data_prep.engine.assemble import Placed
 from components.data_prep.engine.facts import Facts
 from components.data_prep.engine.stored_rows import StoredRows, copy_rows
 from components.data_prep.layouts.source import Source, SourceSplit, training_classes
-from components.data_prep.parts.part import FACTS, listing_digest, share_of
-from components.data_prep.parts.rendering_record import record_of
+from components.data_prep.parts.part import FACTS, listing_digest, record_of, share_of
 from components.data_prep.prepare import Preparation, PrepareResult, prepared
 from components.data_prep.trees.file_tree import FileTree
 from components.data_prep.trees.folder_tree import Folder

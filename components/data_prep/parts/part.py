@@ -17,14 +17,14 @@ from components.data_prep.engine.facts import Facts
 from components.data_prep.engine.row_decoder import Placing, RowDecoder
 from components.data_prep.layouts.layout import open_source
 from components.data_prep.layouts.source import Source, SourceSplit
-from components.data_prep.parts.rendering_record import record_of
 from components.data_prep.prepare import ImageProgress, check_source
 from components.data_prep.trees.bucket_tree import Fetch
 from components.shared.artifacts.artifact import ArtifactWriter, FileRecord, ImageShape
 from components.shared.artifacts.dataset import SplitName
-from components.shared.artifacts.dataset_part import DATASET_PART, PartManifest, PartSplit
+from components.shared.artifacts.dataset_part import DATASET_PART, PartManifest, PartSplit, RenderingRecord
 from components.shared.artifacts.row_files import RowFiles
 from components.shared.decoding.rendering import Rendering
+from components.shared.decoding.version import decoder_version
 from components.shared.errors import ArtifactError
 from components.shared.events.data import Emit, Succeeded, ignore_events
 from components.shared.files import naming, writing
@@ -192,6 +192,16 @@ def _lines(split: SourceSplit, facts: Facts, share: range) -> Iterator[bytes]:
             more = {"unreadable": image.model_dump(), "known": position in split.unreadable}
         # As ASCII, in which names of any bytes are written.
         yield json.dumps([split.names[position], *([more] if more else [])]).encode() + b"\n"
+
+
+def record_of(rendering: Rendering) -> RenderingRecord:
+    """What a part's manifest records of how images are rendered here."""
+    return RenderingRecord(
+        background="#{:02x}{:02x}{:02x}".format(*rendering.background),
+        fit=rendering.fit,
+        interpolation=rendering.interpolation,
+        decoder=decoder_version(),
+    )
 
 
 def share_of(count: int, shard: int, shards: int) -> range:

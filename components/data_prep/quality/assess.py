@@ -86,17 +86,11 @@ def _image_findings(columns: Columns, rendering: Rendering) -> Iterator[Finding]
     stored = f"{width}×{height}"
 
     def of_images(kind: FindingKind, severity: Severity, mask: _Mask, text: str, advice: str) -> Iterator[Finding]:
-        if mask.any():
-            chosen = np.flatnonzero(mask)[:MAX_EXAMPLES].tolist()
-            examples = [
-                Example(images=[columns.ref(index)], text="×".join(map(str, columns.sizes[index].tolist())))
-                for index in chosen
-            ]
-            count, by_split = int(mask.sum()), columns.by_split(mask)
-            yield Finding(
-                kind=kind, severity=severity, count=count, of="images", splits=by_split, text=text, advice=advice,
-                examples=examples,
-            )  # fmt: skip
+        examples = [
+            Example(images=[columns.ref(index)], text="×".join(map(str, columns.sizes[index].tolist())))
+            for index in np.flatnonzero(mask)[:MAX_EXAMPLES].tolist()
+        ]
+        return columns.finding(kind, severity, mask, text, advice, examples)
 
     text, advice = "Images are of one colour: every stored pixel is the same.", "Remove them, unless that is a class."
     yield from of_images("constant", "warning", columns.constant, text, advice)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self, get_args
 
@@ -12,8 +13,9 @@ import numpy.typing as npt
 from components.data_prep.engine.assemble import Assembled
 from components.data_prep.engine.perceptual import Hashes
 from components.data_prep.quality.close_hashes import Indices
-from components.data_prep.quality.model import ImageRef
+from components.data_prep.quality.model import Example, Finding, FindingKind, ImageRef
 from components.shared.artifacts.dataset import Images, SplitName
+from components.shared.events.data import Severity
 from components.shared.text import shown
 
 
@@ -62,6 +64,24 @@ class Columns:
         """How many images of each split a mask of all has, where there are any."""
         counts = {name: int(np.count_nonzero(mask[part])) for name, part in self.splits.items()}
         return {name: count for name, count in counts.items() if count}
+
+    def finding(
+        self,
+        kind: FindingKind,
+        severity: Severity,
+        mask: npt.NDArray[np.bool_],
+        text: str,
+        advice: str,
+        examples: list[Example],
+        *,
+        at_least: bool = False,
+    ) -> Iterator[Finding]:
+        """The finding about the images of a mask, of shape (n,); none where it has none."""
+        if mask.any():
+            yield Finding(
+                kind=kind, severity=severity, count=int(mask.sum()), of="images", at_least=at_least,
+                splits=self.by_split(mask), text=text, advice=advice, examples=examples,
+            )  # fmt: skip
 
     def split_of(self, index: int) -> SplitName:
         """The split of an image."""

@@ -34,30 +34,24 @@ def _leakage(columns: Columns, found: Duplicates) -> Iterator[Finding]:
     beside = np.full(len(columns), -1, dtype=np.int64)
     beside[other[across][::-1]] = one[across][::-1]
     near = held_out & ~exact & (beside[groups] >= 0)
-    if exact.any():
-        yield Finding(
-            kind="leakage",
-            severity="problem",
-            count=int(exact.sum()),
-            of="images",
-            splits=columns.by_split(exact),
-            text="Held-out images are training images, too: the same file or the same pixels.",
-            advice=_exact_advice(columns, exact),
-            examples=_pairs(columns, np.flatnonzero(exact), groups),
-        )
-    if near.any():
-        yield Finding(
-            kind="near_leakage",
-            severity="problem",
-            count=int(near.sum()),
-            of="images",
-            at_least=not found.are_all,
-            splits=columns.by_split(near),
-            text="Held-out images show the same as a training image: encoded again, resized, or in other light.",
-            advice="Keep what shows the same in one split, or remove it from one: figures on it are too good; where "
-            "such images are really different ones, leave them.",
-            examples=_pairs(columns, np.flatnonzero(near), beside[groups]),
-        )
+    yield from columns.finding(
+        "leakage",
+        "problem",
+        exact,
+        "Held-out images are training images, too: the same file or the same pixels.",
+        _exact_advice(columns, exact),
+        _pairs(columns, np.flatnonzero(exact), groups),
+    )
+    yield from columns.finding(
+        "near_leakage",
+        "problem",
+        near,
+        "Held-out images show the same as a training image: encoded again, resized, or in other light.",
+        "Keep what shows the same in one split, or remove it from one: figures on it are too good; where such images "
+        "are really different ones, leave them.",
+        _pairs(columns, np.flatnonzero(near), beside[groups]),
+        at_least=not found.are_all,
+    )
 
 
 def _exact_advice(columns: Columns, leaking: npt.NDArray[np.bool_]) -> str:
@@ -73,64 +67,52 @@ def _conflicts(columns: Columns, found: Duplicates) -> Iterator[Finding]:
     np.minimum.at(lowest, groups, labels)
     np.maximum.at(highest, groups, labels)
     disagree = (lowest != highest)[groups]
-    if disagree.any():
-        differ = np.flatnonzero(disagree & (labels != labels[groups]))
-        yield Finding(
-            kind="label_conflict",
-            severity="problem",
-            count=int(disagree.sum()),
-            of="images",
-            splits=columns.by_split(disagree),
-            text="The same image is in more than one class.",
-            advice="Keep each in the class that is right, and remove the others: no model can learn both.",
-            examples=_pairs(columns, differ, groups),
-        )
+    yield from columns.finding(
+        "label_conflict",
+        "problem",
+        disagree,
+        "The same image is in more than one class.",
+        "Keep each in the class that is right, and remove the others: no model can learn both.",
+        _pairs(columns, np.flatnonzero(disagree & (labels != labels[groups])), groups),
+    )
     one, other = found.pairs
     near = labels[one] != labels[other]
-    if near.any():
-        images = np.zeros(len(columns), dtype=np.bool_)
-        images[one[near]] = images[other[near]] = True
-        beside = np.full(len(columns), -1, dtype=np.int64)
-        beside[other[near][::-1]] = one[near][::-1]
-        yield Finding(
-            kind="near_label_conflict",
-            severity="warning",
-            count=int(images.sum()),
-            of="images",
-            at_least=not found.are_all,
-            splits=columns.by_split(images),
-            text="Images of different classes show nearly the same.",
-            advice="Look whether one of the labels is wrong.",
-            examples=_pairs(columns, np.flatnonzero(beside >= 0), beside),
-        )
+    images = np.zeros(len(columns), dtype=np.bool_)
+    images[one[near]] = images[other[near]] = True
+    beside = np.full(len(columns), -1, dtype=np.int64)
+    beside[other[near][::-1]] = one[near][::-1]
+    yield from columns.finding(
+        "near_label_conflict",
+        "warning",
+        images,
+        "Images of different classes show nearly the same.",
+        "Look whether one of the labels is wrong.",
+        _pairs(columns, np.flatnonzero(beside >= 0), beside),
+        at_least=not found.are_all,
+    )
 
 
 def _copies(columns: Columns, found: Duplicates) -> Iterator[Finding]:
     exact, first_exact = _again(columns, found.groups)
     near, first_near = _again(columns, found.near_groups())
-    if exact.any():
-        yield Finding(
-            kind="duplicates",
-            severity="warning",
-            count=int(exact.sum()),
-            of="images",
-            splits=columns.by_split(exact),
-            text="Images are in their split more than once: the same file or the same pixels.",
-            advice="Remove the copies, unless they are to count more than others.",
-            examples=_pairs(columns, np.flatnonzero(exact), first_exact),
-        )
-    if (near := near & ~exact).any():
-        yield Finding(
-            kind="near_duplicates",
-            severity="note",
-            count=int(near.sum()),
-            of="images",
-            at_least=not found.are_all,
-            splits=columns.by_split(near),
-            text="Images show nearly the same as another one of their split.",
-            advice="Remove what adds nothing.",
-            examples=_pairs(columns, np.flatnonzero(near), first_near),
-        )
+    yield from columns.finding(
+        "duplicates",
+        "warning",
+        exact,
+        "Images are in their split more than once: the same file or the same pixels.",
+        "Remove the copies, unless they are to count more than others.",
+        _pairs(columns, np.flatnonzero(exact), first_exact),
+    )
+    near &= ~exact
+    yield from columns.finding(
+        "near_duplicates",
+        "note",
+        near,
+        "Images show nearly the same as another one of their split.",
+        "Remove what adds nothing.",
+        _pairs(columns, np.flatnonzero(near), first_near),
+        at_least=not found.are_all,
+    )
 
 
 def _again(columns: Columns, groups: Indices) -> tuple[npt.NDArray[np.bool_], Indices]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -54,6 +54,10 @@ class BucketImages:
         return partial(self._read, keys)
 
     def _read(self, keys: Sequence[str], wanted: Collection[int]) -> Iterator[Encoded | Block]:
-        objects = ((position, self._found[keys[position]]) for position in sorted(wanted))
-        for position, path in self._ahead.arrived(objects):
-            yield Encoded(position, FilePart(str(path)), release=partial(os.unlink, path))
+        return fetched(self._ahead, ((position, self._found[keys[position]]) for position in sorted(wanted)))
+
+
+def fetched(ahead: FetchAhead, objects: Iterable[tuple[int, StoredObject]]) -> Iterator[Encoded | Block]:
+    """Objects by their positions as images, in the order in which they come; each is removed once it is decoded."""
+    for position, path in ahead.arrived(objects):
+        yield Encoded(position, FilePart(str(path)), release=partial(os.unlink, path))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -14,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from components.data_prep.contents import Block, Encoded, FilePart, Read
+from components.data_prep.contents import Block, Encoded, Read
+from components.data_prep.trees.bucket_images import fetched
 from components.data_prep.trees.file_tree import FileTree, Stamps
 from components.data_prep.trees.folder_tree import Folder, shows_picture
 from components.data_prep.trees.name_tree import NameTree
@@ -109,9 +109,7 @@ class BucketTree(FileTree):
         return partial(self._read, files)
 
     def _read(self, files: Sequence[str], wanted: Collection[int]) -> Iterator[Encoded | Block]:
-        objects = ((position, self._objects[files[position]]) for position in sorted(wanted))
-        for position, path in self._ahead.arrived(objects):
-            yield Encoded(position, FilePart(str(path)), release=partial(os.unlink, path))
+        return fetched(self._ahead, ((position, self._objects[files[position]]) for position in sorted(wanted)))
 
     def around(self) -> FileTree:
         """The tree of all objects that are beside the one."""
