@@ -86,6 +86,33 @@ def test_bytes_do_not_depend_on_the_number_of_workers(
     assert len({name.digest for name in names}) == len(names)
 
 
+def test_workers_decode_every_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split in ("train", "test"):
+        pictures(tmp_path / "data" / split, 30)
+    monkeypatch.setattr(row_decoder, "_PAYS_S", -1)
+    monkeypatch.setattr(row_decoder, "_CHUNK_IMAGES", 1)
+    monkeypatch.setattr(row_decoder, "worker_count", lambda: 2)
+    is_ready, decode_alone = pool.Pool.is_ready, row_decoder._Jobs.decode_alone
+    asked, alone = [], []
+
+    def ready(of: pool.Pool) -> bool:
+        asked.append(of)
+        while len(asked) == 1 and not is_ready(of):
+            time.sleep(0.01)
+        return is_ready(of)
+
+    def counted(jobs: row_decoder._Jobs, job: pool.Job, memory: DecodingMemory | None = None) -> None:
+        alone.append(job)
+        decode_alone(jobs, job, memory)
+
+    monkeypatch.setattr(pool.Pool, "is_ready", ready)
+    monkeypatch.setattr(row_decoder._Jobs, "decode_alone", counted)
+
+    prepared(tmp_path / "data", max_unreadable=1)
+
+    assert len(alone) == 1, "what shows how long the rest takes"
+
+
 def crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """Have worker processes crash at files that hold a certain text, so often in all."""
     (tmp_path / "early").mkdir()

@@ -119,7 +119,7 @@ class Pool:
         self._workers: list[Worker] = []
         self._changed = threading.Condition()
         self._shared = self._waiting = 0  # threads whose workers decode; threads that wait until none does
-        self._is_closed = False
+        self._is_closed = self._has_served = False
         self._count = count
 
     def __enter__(self) -> Self:
@@ -141,11 +141,12 @@ class Pool:
 
     def is_ready(self) -> bool:
         """Whether a worker has begun to serve."""
-        return any(worker.is_ready() for worker in self._workers)
+        return self._has_served or any(worker.is_ready() for worker in self._workers)
 
     def serve(self, jobs: Jobs, stop: Callable[[], None]) -> Iterator[None]:
         """Have all jobs done; gives way now and then. `stop` is called on the first error, and has `take` give none."""
         errors: list[BaseException] = []
+        self._has_served = True  # workers are silent until they get a job, once they have said that they are there
 
         def serve_one(number: int) -> None:
             try:
