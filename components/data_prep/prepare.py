@@ -232,6 +232,7 @@ class Preparation:
     def __init__(self, source: Source, dataset: Path, params: Params, emit: Emit, again: Reuse | None = None) -> None:
         self.source, self.dataset, self.params, self.emit, self._again = source, dataset, params, emit, again
         self.placed: Mapping[SplitName, Placed] = {}  # where the images are in the end
+        self.decoder = decoder_version()  # what decodes them
         self.progress = ImageProgress(source.count, emit)
         # Share of the training images to hold out, by split that the data lacks.
         self.fractions: dict[SplitName, float] = {}
@@ -275,7 +276,7 @@ class Preparation:
                 alpha_background=params.background,
                 noted={note: noted[note] for note in NOTES if noted[note]},
                 manual_seed=params.manual_seed,
-                decoder=decoder_version(),
+                decoder=self.decoder,
                 unreadable=[image for facts in self.facts.values() for _, image in sorted(facts.unreadable.items())],
                 reports=[writer.record(file) for file in files],
             )

@@ -13,7 +13,11 @@ from typing import Any
 
 import pytest
 
+from components.data_prep import prepare
 from components.data_prep.__main__ import main
+from components.data_prep.layouts import idx
+from components.data_prep.trees import file_tree
+from components.shared.decoding.version import decoder_version
 from components.shared.step import read_records
 from tests.data_prep.building import (
     class_folders,
@@ -26,6 +30,7 @@ from tests.data_prep.building import (
 from tests.peers.fixtures import gcs_bucket as gcs_bucket
 from tests.peers.fixtures import gcs_server as gcs_server
 from tests.peers.object_store import Bucket
+from tests.shared.decoding.pictures import random_pixels, save
 
 Log = Callable[[], str]
 
@@ -81,6 +86,26 @@ def test_other_layouts_do_so_too(tmp_path: Path, make: Callable[[Path], Path]) -
         info_csv(train, text, [name for name, _ in rows])
     single, parts = joined(data, 3)
     assert parts == single
+
+
+def test_blocks_of_other_parts_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idx, "BLOCK_BYTES", 32)
+    single, parts = joined(idx_folder(tmp_path / "data"), 3, image_height=5)
+    assert parts == single
+
+
+def test_a_part_says_what_decoded_it_and_depends_on_no_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = class_folders(tmp_path / "data", {"cat": 6, "dog": 6})
+    for number in range(3):
+        save(data / "dog" / f"{number}.bmp", random_pixels(4, 4, seed=number))
+    made = []
+    for order in (list, reversed):
+        monkeypatch.setattr(file_tree, "sorted", order, raising=False)
+        made.append(files_of(in_parts(data, 1, tmp_path / order.__name__) / "part-0"))
+    assert made[0] == made[1]
+    monkeypatch.setattr(prepare, "decoder_version", lambda: "another")
+    assert run("--merge", tmp_path / "list", "--dataset", tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["decoder"] == decoder_version()
 
 
 def test_how_much_may_be_unreadable_is_decided_of_all_images(tmp_path: Path, log: Log) -> None:

@@ -45,6 +45,13 @@ class Facts:
             self.kind_names.append(name)
         return self.kind_names.index(name)
 
+    def sort_kinds(self) -> None:
+        """Number the kinds by their names, whichever came first; what was not decoded keeps none."""
+        names = sorted(self.kind_names)
+        numbers = np.array([names.index(name) for name in self.kind_names] or [0], dtype=np.uint16)
+        self.kinds = np.where(self.sizes[:, 0] > 0, numbers[self.kinds], np.uint16(0))
+        self.kind_names = names
+
     def noted(self, positions: npt.NDArray[np.int64]) -> Counter[Note]:
         """Of how many of the images at some positions there is something to report."""
         chosen = set(positions.tolist()) if self.notes else ()

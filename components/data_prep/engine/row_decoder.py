@@ -226,6 +226,9 @@ class _Jobs:
     def _put_block(self, block: Block) -> None:
         positions = np.arange(block.start, block.start + len(block.images))
         positions = positions[self._placing.files[positions] >= 0]
+        if not len(positions):  # of another part
+            self._feed.release(block)
+            return
         kind = f"{block.format} {'L' if block.images.shape[3] == 1 else 'RGB'}"
         counted = self._placing.counted[positions]
         images, rows = raw_rows(block.images[positions - block.start], kind, self._rendering, counted)

@@ -83,7 +83,7 @@ def merge_parts(
     training_classes(source.where, source.classes, params.n_classes)
     _log.info("joining %d part(s) of %s", len(opened), source.where)
     rows = {name: StoredRows([shard for part in opened for shard in _shards(part, name)]) for name in first.splits}
-    return prepared(_Merging(source, dataset, params, emit, facts, rows))
+    return prepared(_Merging(source, dataset, params, emit, facts, rows, first.rendering.decoder))
 
 
 def _opened(path: Path) -> Part:
@@ -274,9 +274,10 @@ class _Merging(Preparation):
         emit: Emit,
         facts: dict[SplitName, Facts],
         rows: Mapping[SplitName, StoredRows],
+        decoder: str,
     ) -> None:
         super().__init__(source, dataset, params, emit)
-        self._rows = rows
+        self._rows, self.decoder = rows, decoder
         for name, of_split in facts.items():
             self.warn({p: image for p, image in of_split.unreadable.items() if p not in source.splits[name].unreadable})
         self.facts = facts

@@ -150,6 +150,7 @@ class _Part:
         placing.files[known] = -1  # their rows stay empty
         decoder.decode(split, placing, facts, np.zeros((self._rendering.shape[2], 3), dtype=np.int64))
         self._unreadable += len(known) + len(facts.unreadable)
+        facts.sort_kinds()
         return PartSplit(
             folder=split.folder,
             total=len(split.labels),
