@@ -20,7 +20,7 @@ from tests.data_prep.building import class_folders, files_of, params_json, tree
 from tests.peers.fixtures import gcs_bucket as gcs_bucket
 from tests.peers.fixtures import gcs_server as gcs_server
 from tests.peers.object_store import Bucket
-from tests.shared.decoding.pictures import plain, save
+from tests.shared.decoding.pictures import plain, random_pixels, save
 
 Log = Callable[[], str]
 
@@ -66,6 +66,12 @@ def _changed_with_its_old_time(data: Path) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def _another_kind(data: Path) -> None:
+    """As many images of one kind as of another: what comes first now came last."""
+    for number in range(11):
+        save(data / "dog" / f"{number}.bmp", random_pixels(4, 4, seed=number))
+
+
 def _mended(data: Path) -> None:
     save(data / "dog" / "torn.png", plain(88))
 
@@ -82,6 +88,7 @@ def _mended(data: Path) -> None:
         (_changed, (10, 10)),
         (_changed_with_its_old_time, (10, 10)),
         (_mended, (11, 11)),
+        (_another_kind, (11, 11)),
     ],
 )
 def test_what_has_not_changed_is_not_decoded_again(
@@ -97,7 +104,7 @@ def test_what_has_not_changed_is_not_decoded_again(
     prepared(data, tmp_path / "new", validation_fraction=0.2)
     assert files_of(tmp_path / "out") == files_of(tmp_path / "new")
     log()
-    readable = len(list(data.rglob("*.png"))) - (change is not _mended)
+    readable = len(list(data.rglob("*.*"))) - (change is not _mended)
     prepared(data, tmp_path / "out", validation_fraction=0.2)
     assert used_again(log()) == (readable, readable)
 

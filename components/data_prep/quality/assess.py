@@ -63,7 +63,7 @@ def assess(columns: Columns, rendering: Rendering) -> QualityReport:
         image=ImageShape.model_validate({"height": height, "width": width, "channels": channels}),
         splits=splits,
         sizes=_sizes(columns),
-        kinds=dict(columns.kinds.most_common()),
+        kinds=dict(sorted(columns.kinds.items(), key=lambda each: (-each[1], each[0]))),
         unreadable=sum(len(facts.unreadable) for facts in columns.assembled.facts.values()),
         left_out=source.left_out,
         findings=findings,
