@@ -46,8 +46,9 @@ class Feed:
     ) -> None:
         self.close()
         # What fetches may wait for room, which is there once these are given up.
-        while self._waiting:
-            self.release(self._waiting.popleft())
+        with suppress(IndexError):  # the thread gives up the same
+            while self._waiting:
+                self.release(self._waiting.popleft())
         self._thread.join(timeout=5)
 
     def close(self) -> None:

@@ -153,7 +153,7 @@ class ManifestImages:
         if none := [label for label in counts if label in _NO_VALUES]:
             rows_of = sum(counts[label] for label in none)
             _log.warning("%s: the label %s of %d row(s) is a class; pandas reads none", where, listed(none), rows_of)
-        other = [label for label in values if not label.strip().isdigit() or str(int(label)) != label]
+        other = [label for label in values if not label.strip().isdecimal() or str(int(label)) != label]
         if other and all(map(_NUMBER.fullmatch, values)):
             _log.warning(
                 "%s: labels are texts, as they are written, such as %s; pandas reads numbers", where, listed(other)

@@ -8,7 +8,7 @@ from components.data_prep.layouts.class_names import is_name_file, numbered, rea
 from components.data_prep.layouts.samples import LABEL_KEYS, Unused, looks_like_samples
 from components.data_prep.layouts.shard_images import ShardImages
 from components.data_prep.layouts.shards import open_shard, stem_of
-from components.data_prep.layouts.source import Source, listed
+from components.data_prep.layouts.source import Source, listed, reading
 from components.data_prep.splits import SPLITS, split_in
 from components.data_prep.trees.file_tree import FileTree
 from components.data_prep.trees.folder_tree import count_left_out, images_below, joined, paths_below
@@ -132,6 +132,7 @@ def _check_counts(tree: FileTree, shards: list[str], counted: list[str]) -> None
     for file in counted:
         folder = file.rpartition("/")[0]
         there = sum(shard.rpartition("/")[0] == folder for shard in shards)
-        text = read_regular(tree.local(file), 100).strip()
+        with reading(tree.at(file)):
+            text = read_regular(tree.local(file), 100).strip()
         if text.isdigit() and int(text) != there:
             raise DataError(f"{tree.at(file)}: says {int(text)} shards, and {there} are there; fetch the others")

@@ -183,9 +183,12 @@ class ArchiveTree(FileTree):
         # Of its name nothing but its ending matters to what reads it.
         unpacked = self._folder / f"{member.offset}-{os.path.basename(file)[-100:]}"  # noqa: PTH119
         if not unpacked.exists():
-            with unpacked.open("wb") as stream:
+            # By another name until it is whole, as what is damaged may be asked for again.
+            begun = unpacked.with_name("begun")
+            with begun.open("wb") as stream:
                 for piece in self._content(path, member):
                     stream.write(piece)
+            begun.rename(unpacked)
         return unpacked
 
     def _content(self, path: str, member: _Member) -> Iterator[bytes]:

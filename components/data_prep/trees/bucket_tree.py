@@ -92,7 +92,7 @@ class BucketTree(FileTree):
         try:
             yield path
         finally:
-            path.unlink()
+            path.unlink(missing_ok=True)  # with the whole folder, where reading was given up
 
     def _has_room(self, size: int) -> bool:
         """Whether the disk has room for twice so many bytes, as other files need some, too."""
