@@ -296,6 +296,9 @@ class Preparation:
         if self._again:
             self._again.copy(placed, writer, self.facts, self.progress.advance)
         self.progress.end()
+        done = sum(np.count_nonzero(facts.sizes[:, 0]) + len(facts.unreadable) for facts in self.facts.values())
+        if done != source.count:  # never; but if so, then not with rows of zeros
+            raise AssertionError(f"{source.count - done} images were neither decoded nor set aside")
         found = {name: facts.unreadable.keys() - known[name] for name, facts in self.facts.items()}
         if not any(found.values()):
             return placed

@@ -6,15 +6,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from components.data_prep.__main__ import main
+from components.data_prep.contents import Block, Encoded
 from components.data_prep.engine import pool, row_decoder
+from components.data_prep.trees import file_tree
 from components.shared.artifacts import row_files
 from components.shared.artifacts.dataset import UnreadableImage, open_dataset
 from components.shared.decoding.images import DecodingMemory
@@ -111,6 +114,24 @@ def test_workers_decode_every_split(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     prepared(tmp_path / "data", max_unreadable=1)
 
     assert len(alone) == 1, "what shows how long the rest takes"
+
+
+def test_workers_wait_for_images_that_come_more_slowly_than_they_decode(
+    tmp_path: Path, workers: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = pictures(tmp_path / "data", 40)
+    prepared(data, "expected", max_unreadable=1)
+    paths = file_tree._paths
+
+    def slowly(*args: Any) -> Iterator[Encoded | Block]:
+        for each in paths(*args):
+            yield each
+            time.sleep(0.03)
+
+    monkeypatch.setattr(file_tree, "_paths", slowly)
+    workers(2)
+    prepared(data, "out", max_unreadable=1)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "expected")
 
 
 def crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> None:

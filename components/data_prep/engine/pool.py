@@ -228,6 +228,7 @@ class _Serving:
 
     def _serve(self) -> None:
         while True:
+            is_idle = not self._given
             try:
                 if (job := self._next()) is not None:
                     self._give(job)
@@ -241,7 +242,7 @@ class _Serving:
                     with self._pool.alone():
                         while self._large:
                             self._jobs.decode_alone(self._large.pop())
-                elif job is None and not self._given:
+                elif job is None and is_idle:  # else there may only be none yet
                     return
 
     def _next(self) -> Job | None:
