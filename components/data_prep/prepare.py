@@ -293,6 +293,7 @@ class Preparation:
                         placing.put(of_split.positions, writer.rows(target), writer.digests, counted=target == "train")
                 unknown = self._again.reduced(name, split, placing) if self._again else split
                 decoder.decode(unknown, placing, self.facts[name], writer.sums)
+        source.tree.check_unchanged()
         if self._again:
             self._again.copy(placed, writer, self.facts, self.progress.advance)
         self.progress.end()

@@ -6,16 +6,20 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from components.data_prep.engine import row_decoder
 from components.data_prep.trees import name_tree, tar_files
-from tests.data_prep.building import prepared, refusal
+from tests.data_prep.building import idx_folder, prepared, refusal
+from tests.data_prep.shards import of_classes, shard
 from tests.shared.decoding.pictures import encoded, plain
 
 GOOD = {f"{name}/{index}.png": encoded(plain(index), "PNG") for name in ("cat", "dog") for index in range(3)}
@@ -222,3 +226,25 @@ def test_archives_side_by_side_are_splits_by_their_names_or_refused(tmp_path: Pa
     assert "DATA: holds the archives Test.zip, test.tar.gz, train.tar, and no label follows from" in refusal(data)
     (data / "train.7z").write_bytes(b"")
     assert "DATA/train.7z: is an archive of a kind that is not read" in refusal(data)
+
+
+@pytest.mark.parametrize("file", ["photos.tar", "photos.tar.gz", "shards/0.tar", "idx/train-images-idx3-ubyte"])
+@pytest.mark.parametrize("options", [[], ["--shard", "0/2"]], ids=["whole", "part"])
+def test_what_changes_between_being_listed_and_read_is_refused(
+    file: str, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / file
+    idx_folder(tmp_path / "idx")
+    shard(tmp_path / "shards" / "0.tar", of_classes(0, 1, 0, 1))
+    if path.parent == tmp_path:
+        path.write_bytes(gzip.compress(_tar()) if file.endswith(".gz") else _tar())
+    decode = row_decoder.RowDecoder.decode
+
+    def changed(*given: Any) -> None:
+        os.utime(path, ns=(0, 0))
+        decode(*given)
+
+    monkeypatch.setattr(row_decoder.RowDecoder, "decode", changed)
+
+    message = refusal(path if path.parent == tmp_path else path.parent, *options)
+    assert "was changed while it was read, so that images may have got labels of others; run again" in message

@@ -154,6 +154,7 @@ def _open_pair(tree: FileTree, split: SplitName, files: IdxFiles, n_classes: int
 
 def _read_header(tree: FileTree, name: str) -> _IdxFile:
     path = tree.local(name)
+    tree.watch(path, tree.at(name))
     file = _IdxFile(path, tree.at(name))
     with _opened(file) as stream:
         size = path.stat().st_size

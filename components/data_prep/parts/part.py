@@ -122,6 +122,7 @@ class _Part:
         _log.info("part %d/%d: %d of %d images", shard, shards, self._progress.total, source.count)
         with RowDecoder(self._rendering, self._progress.advance) as decoder:
             splits = {name: self._split(writer, name, split, decoder) for name, split in source.splits.items()}
+        source.tree.check_unchanged()
         self._progress.end()
         height, width, channels = self._rendering.shape
         manifest = PartManifest(

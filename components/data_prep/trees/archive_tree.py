@@ -85,6 +85,7 @@ class ArchiveTree(FileTree):
         self._prefix = ""
         names = NameTree(self._inner)
         self._compression = ""
+        self.watch(path, shown(name))
         with path.open("rb") as file:
             is_zip = file.read(2) == b"PK"
         if is_zip:
@@ -312,6 +313,12 @@ class JoinedTree(FileTree):
         are = [tree.unwrap() for tree in self._trees.values()]
         self._join()
         return any(are)
+
+    def check_unchanged(self) -> None:
+        """As of each of the trees."""
+        super().check_unchanged()
+        for tree in self._trees.values():
+            tree.check_unchanged()
 
     def _found(self, file: str) -> tuple[FileTree, str]:
         folder, _, rest = file.partition("/")

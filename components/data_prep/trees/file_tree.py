@@ -47,6 +47,15 @@ def stamp_of(path: str | Path, now_ns: int, within: str = "") -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
+def _state(path: Path) -> tuple[int, int] | None:
+    """What changes with a file's content; no inode, of which some network file systems make another each time."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
 class FileTree(ABC):
     """Files by their paths below the data, separated by ``/``; use as a context manager, within which they are read.
 
@@ -65,6 +74,7 @@ class FileTree(ABC):
     def __init__(self, name: str, kind: str) -> None:
         self.name, self.kind, self.is_file = name, kind, False
         self.stack = ExitStack()
+        self._watched: dict[Path, tuple[str, tuple[int, int] | None]] = {}
 
     def at(self, file: str = "") -> str:
         """Where a file or folder is, for messages, as one printable line; the data itself is empty."""
@@ -80,7 +90,22 @@ class FileTree(ABC):
     @contextmanager
     def borrowed(self, file: str) -> Iterator[Path]:
         """A local file as of `local`, which may end with the context, where not all there are could be kept."""
-        yield self.local(file)
+        path = self.local(file)
+        self.watch(path, self.at(file))
+        yield path
+
+    def watch(self, path: Path, where: str) -> None:
+        """Note how a file is now, called `where` in messages, of which parts are read later by what is listed now."""
+        self._watched.setdefault(path, (where, _state(path)))
+
+    def check_unchanged(self) -> None:
+        """DataError: a file was changed between being listed and now, so that images may have others' labels."""
+        for path, (where, state) in self._watched.items():
+            if _state(path) != state:
+                raise DataError(
+                    f"{where}: was changed while it was read, so that images may have got labels of others; run again "
+                    "once it stays as it is"
+                )
 
     @abstractmethod
     def read(self, files: Sequence[str]) -> Read:
