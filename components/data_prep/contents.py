@@ -17,6 +17,7 @@ class Encoded:
     content: FilePart | bytes
     release: Callable[[], None] | None = None  # to be called when it has been decoded, such as to remove a fetched copy
     problem: str = ""  # why it cannot be read, found on the way to it; it is set aside with this reason
+    fetched: int = 0  # bytes on the disk that `release` gives back
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.data_prep.contents import Encoded, FilePart
+from components.data_prep.engine import chunks, feed, row_decoder
 from components.data_prep.layouts.layout import open_source
 from components.data_prep.step import prepare_staged
 from components.shared.errors import DataError, ShutterlineError, StorageRefusedError
@@ -73,6 +75,23 @@ def test_nothing_is_fetched_to_find_out_what_is_there_and_little_of_it_is_here_a
     assert most <= 11
     assert gcs_bucket.faults.bytes_read("0000.png") == 0
     assert list(scratch.iterdir()) == []
+
+
+def test_files_that_wait_to_be_decoded_are_few_where_they_are_large(
+    gcs_bucket: GcsBucket, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch_ahead, "AHEAD_FILES", 2)
+    monkeypatch.setattr(feed, "_AHEAD_BYTES", 4 * 5)  # four files of 73 bytes, each of which counts as 5
+    here: list[int] = []
+    decode = chunks.decode_chunk
+
+    def counted(*arguments: Any) -> Any:
+        here.append(sum(path.is_file() for path in scratch.rglob("*")))
+        return decode(*arguments)
+
+    monkeypatch.setattr(row_decoder, "decode_chunk", counted)
+    prepare_staged(data=_photos(gcs_bucket, 20), dataset=tmp_path / "out", params=params())
+    assert max(here) <= 4 + 1 + 2, "those that wait, the next one, and those that are fetched"
 
 
 @pytest.mark.parametrize("change", ["another", "gone"])

@@ -13,6 +13,8 @@ from components.data_prep.contents import Block, Encoded, Read
 
 # Of bytes and pixels that are in memory, and of images that are none: what keeps all workers busy.
 _AHEAD_BYTES, _AHEAD_CHUNKS = 64 * 1024**2, 6
+# Bytes of fetched files, until they are decoded, that are as good as one in memory: a disk has a gigabyte for them.
+_FETCHED = 16
 # How long one that has nothing to do waits for a whole chunk.
 _PATIENCE_S = 0.02
 
@@ -134,4 +136,4 @@ class Feed:
 def _bytes_of(each: Encoded | Block) -> int:
     if isinstance(each, Block):
         return each.images.nbytes
-    return len(each.content) if isinstance(each.content, bytes) else 0
+    return len(each.content) if isinstance(each.content, bytes) else -(-each.fetched // _FETCHED)

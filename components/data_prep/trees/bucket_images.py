@@ -59,5 +59,5 @@ class BucketImages:
 
 def fetched(ahead: FetchAhead, objects: Iterable[tuple[int, StoredObject]]) -> Iterator[Encoded | Block]:
     """Objects by their positions as images, in the order in which they come; each is removed once it is decoded."""
-    for position, path in ahead.arrived(objects):
-        yield Encoded(position, FilePart(str(path)), release=partial(os.unlink, path))
+    for (position, size), path in ahead.arrived(((position, stored.bytes), stored) for position, stored in objects):
+        yield Encoded(position, FilePart(str(path)), release=partial(os.unlink, path), fetched=size)
