@@ -35,6 +35,7 @@ FORMATS = (
     *("JPEG", "PNG"),  # the most frequent ones first, as they are tried in turn
     *("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "ICO", "JPEG2000", "PCX", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP"),
 )
+_JPEG = b"\xff\xd8\xff"
 # Pillow is built with or without the libraries of these.
 _LIBRARIES = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
 NEEDS_HEIC = "is HEIC, which is read after pip install 'shutterline[heic]'; or convert it to JPEG"
@@ -268,7 +269,7 @@ def _opened(stream: IO[bytes]) -> Image.Image:
         raise UnreadableImageError("is empty")
     stream.seek(0)
     try:
-        image = Image.open(stream, formats=_formats())
+        image = _of_jpeg(stream, head) or Image.open(stream, formats=_formats())
     except UnidentifiedImageError:
         if kind := tiff.kind_of(stream):
             reason = f"is a TIFF of a kind that cannot be read ({kind}); {tiff.ADVICE}"
@@ -282,6 +283,14 @@ def _opened(stream: IO[bytes]) -> Image.Image:
     if max(image.size) > MAX_SIDE:
         raise UnreadableImageError(f"is {image.width}×{image.height} pixels, and a side may have {MAX_SIDE}")
     return image
+
+
+def _of_jpeg(stream: IO[bytes], head: bytes) -> Image.Image | None:
+    """A JPEG, opened before all of Pillow's formats are imported, which takes longer than 100 images."""
+    if head.startswith(_JPEG):
+        with suppress(UnidentifiedImageError):
+            return Image.open(stream, formats=FORMATS[:1])
+    return None
 
 
 def _needed_bytes(
