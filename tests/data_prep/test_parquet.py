@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from components.data_prep.contents import Encoded
+from components.data_prep.layouts import parquet_file
 from components.data_prep.layouts.layout import open_source
 from components.shared.errors import DataError
 from components.shared.storage.location import parse_location
@@ -174,6 +176,17 @@ def test_a_damaged_row_group_costs_no_other(tmp_path: Path) -> None:
     ((problem, count),) = problems.items()
     assert problem.startswith("row group 1 cannot be read (ZSTD decompression failed")
     assert count == 2
+
+
+def test_a_disk_that_fails_is_an_error_and_no_unreadable_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    write_parquet(tmp_path / "data" / "train.parquet", [0, 1, 0, 1])
+    with open_source(tmp_path / "data") as source:
+        monkeypatch.setattr(parquet_file, "_open", fails)
+        with pytest.raises(DataError, match=r"train\.parquet: cannot be read .*Input/output error"):
+            list(source.splits["train"].read(range(4)))
 
 
 def test_bytes_changed_at_random_end_in_a_refusal_or_a_reason(tmp_path: Path) -> None:

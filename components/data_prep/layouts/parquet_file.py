@@ -6,6 +6,7 @@ looked at before pyarrow allocates anything for them.
 
 from __future__ import annotations
 
+import errno
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -93,7 +94,10 @@ class ParquetFile:
             return bool(self.count) and all(self._chunk(group, column).nulls == group.rows for group in self.groups)
 
     def images(self, path: Path, column: Column, wanted: Sequence[int]) -> Iterator[RawImage]:
-        """Read encoded images by their rows, ascending; a damaged row group costs no other."""
+        """Read encoded images by their rows, ascending; a damaged row group costs no other.
+
+        DataError: the operating system does not hand the file out.
+        """
         given = start = 0
         try:
             with _reading(), _open(path) as file, path.open("rb", buffering=0) as raw:
@@ -103,6 +107,8 @@ class ParquetFile:
                         given += 1
                         yield image
                     start += group.rows
+        except _DiskError as error:
+            raise DataError(f"{self.where}: {error}") from error
         except DataError as error:
             for row in wanted[given:]:
                 yield RawImage(row, b"", str(error))
@@ -126,6 +132,8 @@ class ParquetFile:
                     start += len(batch)
                     if given == len(rows):
                         return
+        except _DiskError:
+            raise
         except DataError as error:
             problem = f"row group {number} {error}"
         for row in rows[given:]:
@@ -208,15 +216,25 @@ def _numbers(values: pa.Array, texts: dict[str, int]) -> npt.NDArray[np.int64]:
     return np.asarray(values.cast(pa.int64()).fill_null(-1), dtype=np.int64)
 
 
+class _DiskError(DataError):
+    """The operating system does not hand the file out, which says nothing of the images in it."""
+
+
 @contextmanager
 def _reading(where: str = "") -> Iterator[None]:
     """Turn whatever goes wrong with a file into a :class:`DataError`, which begins with where it is."""
     start = f"{where}: " if where else ""
     try:
         yield
+    except _DiskError:
+        raise
     except DataError as error:
         raise DataError(f"{start}{error}") from error
     except UnicodeDecodeError:
         raise DataError(f"{start}holds a text that is not UTF-8; write it again") from None
-    except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, MemoryError) as error:
+    except OSError as error:
+        # pyarrow's own, of damaged files, have no number, or are of offsets that no file has.
+        kind = DataError if error.errno in (None, errno.EINVAL) else _DiskError
+        raise kind(f"{start}cannot be read ({first_line(error)}); fetch it again") from error
+    except (pa.ArrowException, ValueError, KeyError, OverflowError, MemoryError) as error:
         raise DataError(f"{start}cannot be read ({first_line(error)}); fetch it again") from error
