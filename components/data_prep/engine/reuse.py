@@ -206,10 +206,9 @@ class Reuse:
             def see(at: slice, images: Images, positions: Positions = positions, of_source: Facts = of_source) -> None:
                 of_source.hashes[positions[at]] = perceptual_hashes(images)
                 of_source.constant[positions[at]] = are_constant(images)
-                advance(len(images))
 
-            sums = writer.sums if target == "train" else None
-            copy_rows(earlier.rows, rows, writer.rows(target), np.flatnonzero(chosen), writer.digests, sums, see)
+            files, sums = writer.rows(target), writer.sums if target == "train" else None
+            copy_rows(earlier.rows, rows, files, np.flatnonzero(chosen), writer.digests, advance, sums, see)
         count, total = sum(map(len, self._rows.values())), sum(len(of.positions) for of in placed.values())
         _log.info("%d of %d images are used again, %d of them without being read", count, total, self._unread)
 

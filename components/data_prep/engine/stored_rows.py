@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from components.shared.artifacts.dataset import Images
 from components.shared.artifacts.row_digests import RowDigests
 from components.shared.artifacts.row_files import RowFiles
+from components.shared.limits import usable_cpus
 from components.shared.pixel_sums import Sums, sums_of
 
 _AT_ONCE_BYTES = 4 * 1024**2
@@ -47,10 +49,11 @@ def copy_rows(
     files: RowFiles,
     targets: Positions,
     digests: RowDigests,
+    advance: Callable[[int], None],
     sums: Sums | None = None,
     seen: Callable[[slice, Images], None] = lambda at, images: None,
 ) -> None:
-    """Copy images to rows of a dataset.
+    """Copy images to rows of a dataset, in as many threads as there are CPUs.
 
     Args:
         stored: What they are read from.
@@ -58,11 +61,13 @@ def copy_rows(
         files: Gets them.
         targets: The row there of each, ascending.
         digests: Those of the files, which are planned.
+        advance: Gets how many are copied since it was last called, in this thread.
         sums: Gets their values.
-        seen: Gets each piece of them: which of `rows` it is, and the images.
+        seen: Gets each piece of them, in any thread: which of `rows` it is, and the images.
     """
     at_once = max(1, _AT_ONCE_BYTES // files.row_bytes)
-    for start in range(0, len(rows), at_once):
+
+    def copy(start: int) -> Sums:
         at = slice(start, min(start + at_once, len(rows)))
         images = stored.read(rows[at])
         for first, last in _runs(targets[at]):
@@ -70,9 +75,15 @@ def copy_rows(
         numbers = targets[at] // files.per_file
         for number in np.unique(numbers).tolist():
             digests.written(files.paths[number], targets[at][numbers == number] % files.per_file)
-        if sums is not None:
-            sums += sums_of(images)
         seen(at, images)
+        return sums_of(images if sums is not None else images[:0])
+
+    starts = range(0, len(rows), at_once)
+    with ThreadPoolExecutor(usable_cpus()) as pool:
+        for start, of_piece in zip(starts, pool.map(copy, starts), strict=True):
+            if sums is not None:
+                sums += of_piece
+            advance(min(at_once, len(rows) - start))
 
 
 def _runs(rows: Positions) -> Iterator[tuple[int, int]]:

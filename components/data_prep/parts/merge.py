@@ -294,8 +294,8 @@ class _Merging(Preparation):
                 files,
                 np.arange(count),
                 writer.digests,
+                self.progress.advance,
                 writer.sums if target == "train" else None,
-                lambda at, images: self.progress.advance(len(images)),
             )
         self.progress.end()
         return placed

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from components.shared.files import (
     sha256_of,
     write_atomically,
 )
+from components.shared.limits import usable_cpus
 from components.shared.locks import MAX_BYTES as MAX_MARKER_BYTES
 from components.shared.locks import HeldError, locked, remove_held
 from components.shared.params.types import LARGEST_DIVISOR, SMALLEST_DIVISOR
@@ -321,7 +323,8 @@ def require_same(kind: ArtifactKind, found: str, expected: str) -> None:
 def verify_files(path: Path, records: Iterable[FileRecord], *, sizes_alone: bool = False) -> None:
     """Check files that a manifest names: there, inside the directory, of that size and SHA-256; or ArtifactError."""
     root = path.resolve()
-    for record in records:
+
+    def verify(record: FileRecord) -> None:
         file = path / record.file
         if not file.is_file():
             raise ArtifactError(f"{file}: is missing, though the manifest names it")
@@ -335,6 +338,10 @@ def verify_files(path: Path, records: Iterable[FileRecord], *, sizes_alone: bool
             raise ArtifactError(f"{file}: cannot be read: {error.strerror or error}") from error
         if not is_whole:
             raise ArtifactError(f"{file}: its SHA-256 is not the manifest's; it is damaged")
+
+    with ThreadPoolExecutor(usable_cpus()) as pool:
+        for _ in pool.map(verify, records):  # which raises the first error, in the order of the files
+            pass
 
 
 def remove_files(path: Path, names: Iterable[str]) -> None:
