@@ -134,8 +134,8 @@ def _difference(here: PartManifest, there: PartManifest) -> str:
         return f"classes differ, {len(here.classes)} and {len(there.classes)}"
     counts = [{name: split.total for name, split in of.splits.items()} for of in (here, there)]
     if counts[0] != counts[1]:
-        told = [" and ".join(f"{count} {name}" for name, count in of.items()) for of in counts]
-        return f"images are {told[0]}, and {told[1]}"
+        counted = [" and ".join(f"{count} {name}" for name, count in of.items()) for of in counts]
+        return f"images are {counted[0]}, and {counted[1]}"
     return "names or labels of images, or files that are left out, differ"
 
 
