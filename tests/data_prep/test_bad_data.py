@@ -160,7 +160,10 @@ IDX: BadData = [
         _images(GZIPPED[:10] + b"\xff" * 100, ".gz"),
         f"{TRAIN_IMAGES}.gz: is damaged: its compressed data cannot be read",
     ),
-    (_images(GZIPPED[:-8] + bytes(8), ".gz"), "is damaged (CRC check failed"),
+    (
+        _images(GZIPPED[:-8] + bytes(8), ".gz"),
+        "is damaged: its compressed data cannot be read (Error -3 while decompressing data: incorrect data check)",
+    ),
     (_images(GZIPPED[:-9], ".gz"), "ends early, within its compressed data"),
     (
         _images(idx_bytes(IMAGES, type_code=0x0D)),

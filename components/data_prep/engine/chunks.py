@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -23,8 +24,6 @@ from components.shared.files import write_at
 from components.shared.pixel_sums import Sums, sums_of
 
 DIGEST_BYTES = 16
-# Where these are equal, the others are looked at.
-_FIRST_PIXELS = 64
 
 Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -99,22 +98,23 @@ def described(
     counted: Mask,
 ) -> Rows:
     """With the facts that follow from the stored pixels."""
+    hashes = perceptual_hashes(images)
+    constant = hashes == 0  # which those of one colour have, and a few others
+    constant[constant] = are_constant(images[constant])
     return Rows(
         sizes=sizes,
         digests=digests,
         kinds=kinds,
-        hashes=perceptual_hashes(images),
-        constant=are_constant(images),
+        hashes=hashes,
+        constant=constant,
         sums=sums_of(images if counted.all() else images[counted]),
     )
 
 
 def are_constant(images: Images) -> Mask:
     """Whether all pixels of each image are equal."""
-    flat = images.reshape(len(images), -1, images.shape[3])
-    constant: Mask = (flat[:, :_FIRST_PIXELS] == flat[:, :1]).all(axis=(1, 2))
-    for index in np.flatnonzero(constant).tolist():  # few
-        constant[index] = (flat[index] == flat[index, 0]).all()
+    flat = images.reshape(len(images), math.prod(images.shape[1:3]), images.shape[3])
+    constant: Mask = (flat == flat[:, :1]).all(axis=(1, 2))
     return constant
 
 

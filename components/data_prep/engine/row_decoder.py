@@ -231,7 +231,8 @@ class _Jobs:
             return
         kind = f"{block.format} {'L' if block.images.shape[3] == 1 else 'RGB'}"
         counted = self._placing.counted[positions]
-        images, rows = raw_rows(block.images[positions - block.start], kind, self._rendering, counted)
+        chosen = block.images if len(positions) == len(block.images) else block.images[positions - block.start]
+        images, rows = raw_rows(chosen, kind, self._rendering, counted)
         chunk, files = self._chunk(positions, [])
         every = np.ones(len(positions), dtype=np.bool_)
         with self._opened(files) as descriptors:
@@ -245,8 +246,8 @@ class _Jobs:
         with self._changing:
             facts.sizes[positions], facts.digests[positions] = rows.sizes, rows.digests
             facts.hashes[positions], facts.constant[positions] = rows.hashes, rows.constant
-            known = {kind: facts.kind(kind) for kind in dict.fromkeys(rows.kinds) if kind}
-            facts.kinds[positions] = [known.get(kind, 0) for kind in rows.kinds]
+            known = {kind: facts.kind(kind) if kind else 0 for kind in dict.fromkeys(rows.kinds)}
+            facts.kinds[positions] = [known[kind] for kind in rows.kinds] if len(known) > 1 else [*known.values()]
             for index, notes in rows.notes.items():
                 facts.notes[int(positions[index])] = notes
             for index, reason in rows.reasons.items():

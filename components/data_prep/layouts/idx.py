@@ -6,7 +6,6 @@ neither a wrong size nor a gzip bomb costs memory.
 
 from __future__ import annotations
 
-import gzip
 import math
 import re
 import struct
@@ -21,6 +20,7 @@ from typing import IO
 import numpy as np
 
 from components.data_prep.contents import Block, Encoded
+from components.data_prep.layouts.inflating import GZIP_MAGIC, Inflated
 from components.data_prep.layouts.source import BLOCK_BYTES, MadeNames, Source, SourceSplit, listed
 from components.data_prep.splits import SPLIT_NAMES, SPLITS
 from components.data_prep.trees.file_tree import FileTree
@@ -28,7 +28,6 @@ from components.data_prep.trees.folder_tree import count_left_out, images_below
 from components.shared.artifacts.dataset import Images, Labels, SplitName
 from components.shared.decoding.images import MAX_PIXELS
 from components.shared.errors import DataError
-from components.shared.text import shown
 
 _SPLITS: dict[str, SplitName] = {"t10k": "test", **SPLIT_NAMES}
 IDX_NAME = re.compile(
@@ -161,7 +160,7 @@ def _read_header(tree: FileTree, name: str) -> _IdxFile:
         file.require(size > 0, "is empty; fetch it again")
         magic = _read(stream, 4)
         zeros, kind, count = magic[:2], *magic[2:].ljust(2, b"\0")
-        file.require(zeros != b"\x1f\x8b", "is gzip-compressed; give it a name that ends in .gz")
+        file.require(zeros != GZIP_MAGIC, "is gzip-compressed; give it a name that ends in .gz")
         if len(magic) == 4:
             begins = f"it begins with {magic.hex(' ')}, not with 00 00"
             file.require(zeros == b"\0\0", f"is not an IDX file: {begins}; fetch it again")
@@ -206,14 +205,15 @@ def _is_gzip(path: Path) -> bool:
 
 
 @contextmanager
-def _opened(file: _IdxFile) -> Iterator[IO[bytes] | gzip.GzipFile]:
+def _opened(file: _IdxFile) -> Iterator[IO[bytes] | Inflated]:
     """A plain or compressed file to read; what goes wrong with it becomes a :class:`DataError`."""
     try:
-        with file.path.open("rb") as raw, gzip.GzipFile(fileobj=raw) if _is_gzip(file.path) else raw as stream:
-            yield stream
-    except gzip.BadGzipFile as error:
-        what = "is not gzip-compressed, though its name says so" if "Not a gzipped" in str(error) else "is damaged"
-        raise file.error(f"{what} ({shown(error)}); fetch it again") from error
+        with file.path.open("rb") as raw:
+            is_gzip = _is_gzip(file.path)
+            if is_gzip and (magic := raw.peek(2)[:2]) not in (b"", GZIP_MAGIC):
+                begins = f"it begins with {magic.hex(' ')}"
+                raise file.error(f"is not gzip-compressed, though its name says so ({begins}); fetch it again")
+            yield Inflated(raw) if is_gzip else raw
     except zlib.error as error:
         raise file.error(f"is damaged: its compressed data cannot be read ({error}); fetch it again") from error
     except EOFError as error:
@@ -222,7 +222,7 @@ def _opened(file: _IdxFile) -> Iterator[IO[bytes] | gzip.GzipFile]:
         raise file.error(f"cannot be read: {error.strerror or error}") from error
 
 
-def _read(stream: IO[bytes] | gzip.GzipFile, count: int) -> bytearray:
+def _read(stream: IO[bytes] | Inflated, count: int) -> bytearray:
     """Up to `count` bytes; memory grows with what is there, not with what was asked for."""
     data = bytearray()
     while len(data) < count and (piece := stream.read(min(_PIECE, count - len(data)))):

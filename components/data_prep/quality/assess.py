@@ -169,7 +169,7 @@ def _unread_findings(columns: Columns) -> Iterator[Finding]:
 
 def _sizes(columns: Columns) -> Sizes:
     width, height = columns.sizes[:, 0], columns.sizes[:, 1]
-    different, counts = np.unique(columns.sizes, axis=0, return_counts=True)
+    different, counts = np.unique(width.astype(np.int64) << 32 | height, return_counts=True)
     common = np.argsort(-counts, kind="stable")[:_MOST_SIZES]
     return Sizes(
         width=_spread(width),
@@ -177,7 +177,7 @@ def _sizes(columns: Columns) -> Sizes:
         aspect_ratio=_spread(width / np.maximum(height, 1)),
         different=len(different),
         most_common=[
-            SizeCount(width=int(different[at, 0]), height=int(different[at, 1]), count=int(counts[at]))
+            SizeCount(width=int(different[at]) >> 32, height=int(different[at]) & (1 << 32) - 1, count=int(counts[at]))
             for at in common.tolist()
         ],
     )

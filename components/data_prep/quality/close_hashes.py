@@ -42,9 +42,10 @@ def close_pairs(hashes: Hashes) -> ClosePairs:
     """
     count = len(hashes)
     found, are_all = [np.zeros(0, dtype=np.int64)], True
-    for key in _keys(hashes):
-        order = np.lexsort((hashes, key))
-        in_order, keys = hashes[order], key[order]
+    for moved, mask in _with_blocks_first(hashes):
+        order = np.argsort(moved)
+        in_order = moved[order]
+        keys = in_order & mask
         at = np.arange(count)
         for ahead in range(1, _WINDOW + 1):
             at = at[: np.searchsorted(at, count - ahead)]
@@ -70,8 +71,16 @@ def _distinct(values: Indices) -> Indices:
     return values[np.diff(values, prepend=-1) > 0]
 
 
-def _keys(hashes: Hashes) -> Iterator[Hashes]:
+def _with_blocks_first(hashes: Hashes) -> Iterator[tuple[Hashes, np.uint64]]:
+    """The hashes with some blocks of their bits moved to the front, the other bits behind; and the mask of the blocks.
+
+    In the order of these, hashes that agree in the blocks follow each other.
+    """
     bounds = [64 * block // _BLOCKS for block in range(_BLOCKS + 1)]
-    masks = [(1 << stop) - (1 << start) for start, stop in pairwise(bounds)]
-    for chosen in combinations(masks, _AGREEING):
-        yield hashes & np.uint64(sum(chosen))
+    blocks = list(pairwise(bounds))[::-1]
+    for chosen in combinations(blocks, _AGREEING):
+        moved, end = np.zeros_like(hashes), 64
+        for start, stop in [*chosen, *(block for block in blocks if block not in chosen)]:
+            end -= stop - start
+            moved |= (hashes >> np.uint64(start) & np.uint64((1 << stop - start) - 1)) << np.uint64(end)
+        yield moved, ~np.uint64((1 << 64 - sum(stop - start for start, stop in chosen)) - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from functools import cache
 
@@ -46,17 +47,18 @@ def same_pairs(one: Indices, other: Indices, rows: Rows, image_bytes: int) -> np
         rows: Hands out images.
         image_bytes: Bytes of one of them.
     """
-    wanted = np.unique(np.concatenate([one, other]))
+    is_wanted = np.zeros(1 + max(one.max(initial=-1), other.max(initial=-1)), dtype=np.bool_)
+    is_wanted[one] = is_wanted[other] = True
+    wanted, at = np.flatnonzero(is_wanted), np.cumsum(is_wanted) - 1
     size = max(1, _BYTES_AT_ONCE // (8 * image_bytes))
     sketches = np.zeros((len(wanted), _SKETCH), dtype=np.float32)
     for start in range(0, len(wanted), size):
-        details = _details(rows(wanted[start : start + size]))
-        drawn = _drawn(details)
+        drawn = _drawn(rows(wanted[start : start + size]))
         sketches[start : start + size] = drawn / np.maximum(np.linalg.norm(drawn, axis=1, keepdims=True), 1)
     likely = np.zeros(len(one), dtype=np.bool_)
     for start in range(0, len(one), _PAIRS_AT_ONCE):
         part = slice(start, start + _PAIRS_AT_ONCE)
-        pair = (sketches[np.searchsorted(wanted, each[part])] for each in (one, other))
+        pair = (sketches[at[each[part]]] for each in (one, other))
         likely[part] = np.einsum("ij,ij->i", *pair) >= SAME - _MARGIN
     for pairs in _parts(np.flatnonzero(likely), max(1, size // 2)):
         wanted, at = np.unique(np.concatenate([one[pairs], other[pairs]]), return_inverse=True)
@@ -68,14 +70,20 @@ def same_pairs(one: Indices, other: Indices, rows: Rows, image_bytes: int) -> np
     return likely
 
 
-def _drawn(details: _Details) -> _Details:
+def _drawn(images: Images) -> _Details:
     """Sums of the details with random signs, of shape (n, sketch)."""
-    signs, drawn = _signs(details.shape[1]), np.zeros((len(details), _SKETCH))
-    for start in range(0, len(details), _ROWS_AT_ONCE):
+    small = _smaller(images)
+    if math.prod(small.shape[1:]) < len(images):  # else it would take longer to find what each value counts
+        values, signs = small.reshape(len(small), -1).astype(np.float64), _sums_of_details(*small.shape[1:])
+    else:
+        values = _details_of(small.astype(np.float64))
+        signs = _signs(values.shape[1])
+    drawn = np.zeros((len(values), _SKETCH))
+    for start in range(0, len(values), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
         for first in range(0, len(signs), _COLUMNS_AT_ONCE):
             columns = slice(first, first + _COLUMNS_AT_ONCE)
-            drawn[rows] += details[rows, columns] @ signs[columns]
+            drawn[rows] += values[rows, columns] @ signs[columns]
     return drawn
 
 
@@ -85,14 +93,28 @@ def _parts(indices: Indices, size: int) -> Iterator[Indices]:
 
 def _details(images: Images) -> _Details:
     """Differences of neighbouring pixels of images made smaller and smooth, as whole numbers: of shape (n, count)."""
-    small = _smooth(_smooth(_smaller(images).astype(np.float64), 1), 2)
+    return _details_of(_smaller(images).astype(np.float64))
+
+
+def _details_of(small: _Details) -> _Details:
+    small = _smooth(_smooth(small, 1), 2)
     return np.concatenate([np.diff(small, axis=axis).reshape(len(small), -1) for axis in (1, 2)], axis=1)
 
 
-def _smaller(images: Images) -> npt.NDArray[np.int64]:
+@cache
+def _sums_of_details(rows: int, columns: int, channels: int) -> _Details:
+    """What each value of a smaller image counts in each sum of details with random signs, which are linear in them."""
+    count = rows * columns * channels
+    details = _details_of(np.eye(count).reshape(count, rows, columns, channels))
+    return details @ _signs(details.shape[1])
+
+
+def _smaller(images: Images) -> Images | npt.NDArray[np.int64]:
     """Sums over square cells; what is left at the right and at the bottom counts for nothing."""
     count, height, width, channels = images.shape
     down, across = (-(-size // _GRID) for size in (height, width))
+    if down == across == 1:
+        return images
     rows, columns = height // down, width // across
     cells = images[:, : rows * down, : columns * across].reshape(count, rows, down, columns, across, channels)
     of_rows = np.zeros((count, rows, columns, across, channels), dtype=np.int32)
@@ -109,8 +131,8 @@ def _smooth(values: _Details, axis: int) -> _Details:
     size = values.shape[axis]
     if size < _SMOOTHED:
         return values
-    before, middle, after = (values.take(range(start, size - 2 + start), axis) for start in range(3))
-    return before + 2 * middle + after
+    before, middle, after = (np.moveaxis(values, axis, 0)[start : size - 2 + start] for start in range(3))
+    return np.moveaxis(before + 2 * middle + after, 0, axis)
 
 
 @cache

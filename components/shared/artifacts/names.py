@@ -61,10 +61,15 @@ def name_lines(
     """The lines of many images that nothing is noted of, in a fifth of the time of one by one."""
     known = {kind: encode_basestring(kind) for kind in set(kinds)}
     most = LONGEST_NAME
-    printable = (name if name.isprintable() and len(name) <= most else shown(name, most) for name in files)
+    every = "".join(files := [*files])
+    if every.isprintable() and max(map(len, files), default=0) <= most and '"' not in every and "\\" not in every:
+        quoted: Iterable[str] = files
+    else:
+        printable = (name if name.isprintable() and len(name) <= most else shown(name, most) for name in files)
+        quoted = (encode_basestring(name)[1:-1] for name in printable)
     return [
-        f'[{encode_basestring(name)},{width},{height},"{digest}",{known[kind]}]\n'.encode()
-        for name, (width, height), digest, kind in zip(printable, sizes, digests, kinds, strict=True)
+        f'["{name}",{width},{height},"{digest}",{known[kind]}]\n'.encode()
+        for name, (width, height), digest, kind in zip(quoted, sizes, digests, kinds, strict=True)
     ]
 
 
