@@ -118,6 +118,8 @@ def _fit(survey: Survey, size: _Size) -> Choice:
     wider = sorted(width / height * size.height / size.width for width, height in survey.sizes)
     cut = len(wider) // 20
     low, high = wider[cut], wider[-1 - cut]
+    if len(set(survey.sizes)) == 1 and survey.sizes[0] == (size.width, size.height):
+        return Choice("image_fit", "stretch", "all have the model's size, so that none is resized")
     if high / low <= _ALIKE:
         return Choice("image_fit", "stretch", "all have nearly the same proportions, so that all are stretched alike")
     longest = max(high, 1 / low)

@@ -178,6 +178,7 @@ def _findings(
         selected_epoch=manifest.selection.epoch,
         selected_on=manifest.selection.split,
         last_epoch=max([manifest.selection.epoch, *(record.epoch for record in manifest.history)]),
+        was_chosen=sum(record.loss is not None for record in manifest.history) != 1,
         same_dataset=manifest.provenance.dataset_sha256 == dataset_sha256,
         model_sha256=sha256_of(model.path / MODEL.manifest_file),
         onnx_sha256=onnx_of(manifest, model.path).sha256,

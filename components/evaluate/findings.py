@@ -40,6 +40,8 @@ class Origin:
         selected_epoch: The epoch whose weights are the model.
         selected_on: The split that epoch was chosen on.
         last_epoch: The last epoch of the training.
+        was_chosen: Whether the epoch was chosen among several by figures on `selected_on`; else it is the only one that
+            was evaluated.
         same_dataset: Whether the model was trained with the dataset evaluated here.
         model_sha256: Of the model's manifest.
         onnx_sha256: Of model.onnx, which was run.
@@ -58,6 +60,7 @@ class Origin:
     selected_epoch: int
     selected_on: Literal["validation", "test"]
     last_epoch: int
+    was_chosen: bool
     same_dataset: bool
     model_sha256: str
     onnx_sha256: str
@@ -128,7 +131,7 @@ class Findings:
     @property
     def optimistic(self) -> bool:
         """Whether the epoch was chosen by the very images evaluated here."""
-        return self.origin.same_dataset and self.origin.selected_on == self.split
+        return self.origin.was_chosen and self.origin.same_dataset and self.origin.selected_on == self.split
 
     def name_of(self, index: int) -> str:
         """An image's file below the data folder, or its split and position where the dataset has no names."""
@@ -159,6 +162,11 @@ class Findings:
             return (
                 f"{chosen} split that is evaluated here too, so these figures are a little optimistic. "
                 "Set validation_fraction to choose the epoch by images of their own."
+            )
+        if self.origin.same_dataset and not self.origin.was_chosen:
+            return (
+                f"The weights are those of epoch {self.origin.selected_epoch}, the only one that training evaluated; "
+                "the images evaluated here chose nothing."
             )
         if self.origin.same_dataset:
             return f"{chosen} split; the images evaluated here took no part in training or in that choice."

@@ -41,6 +41,7 @@ ORIGIN = Origin(
     selected_epoch=4,
     selected_on="validation",
     last_epoch=12,
+    was_chosen=True,
     same_dataset=True,
     model_sha256="a1" * 32,
     onnx_sha256="b2" * 32,

@@ -27,7 +27,7 @@ from components.evaluate.evaluate import EvaluateResult, evaluate
 from components.shared.artifacts.artifact import WRITING_MARKER
 from components.shared.artifacts.dataset import open_dataset
 from components.shared.artifacts.evaluation import EVALUATION, open_evaluation
-from components.shared.artifacts.model import Selection
+from components.shared.artifacts.model import EpochRecord, Selection
 from components.shared.errors import ArtifactError
 from components.shared.files import sha256_of
 from components.shared.limits import usable_cpus
@@ -263,19 +263,33 @@ def test_batches_are_logged_one_line_each_up_to_a_limit(
 
 
 @pytest.mark.parametrize(
-    ("split", "same_dataset", "optimistic", "said"),
+    ("split", "same_dataset", "evaluated", "optimistic", "said"),
     [
-        ("test", True, True, "these figures are a little optimistic"),
-        ("validation", True, False, "took no part in training or in that choice"),
-        ("test", False, False, "test split of another dataset than the one evaluated here"),
-        ("validation", False, False, "validation split of another dataset than the one evaluated here"),
+        ("test", True, (2, 3), True, "these figures are a little optimistic"),
+        ("test", True, (2,), False, "the only one that training evaluated; the images evaluated here chose nothing"),
+        ("validation", True, (2, 3), False, "took no part in training or in that choice"),
+        ("test", False, (2, 3), False, "test split of another dataset than the one evaluated here"),
+        ("validation", False, (2, 3), False, "validation split of another dataset than the one evaluated here"),
     ],
 )
 def test_says_how_the_epoch_was_chosen(
-    parts: Parts, log: pytest.LogCaptureFixture, split: Any, same_dataset: bool, optimistic: bool, said: str
+    parts: Parts,
+    log: pytest.LogCaptureFixture,
+    split: Any,
+    same_dataset: bool,
+    evaluated: tuple[int, ...],
+    optimistic: bool,
+    said: str,
 ) -> None:
     selection = Selection(epoch=2, split=split, loss=0.9, accuracy=0.5)
-    write_model(parts.model, parts.params, dataset=parts.dataset if same_dataset else None, selection=selection)
+    history = [
+        EpochRecord(
+            epoch=epoch, learning_rate=0.1, train_loss=1, train_accuracy=0.5, loss=1 if epoch in evaluated else None
+        )
+        for epoch in (1, 2, 3)
+    ]
+    dataset = parts.dataset if same_dataset else None
+    write_model(parts.model, parts.params, dataset=dataset, selection=selection, history=history)
     result = evaluate(**parts.arguments())
 
     assert result.manifest.optimistic is optimistic

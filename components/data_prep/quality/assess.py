@@ -101,7 +101,7 @@ def _image_findings(columns: Columns, rendering: Rendering) -> Iterator[Finding]
     yield from of_images("tiny", "warning", factor >= _TINY, text, advice)
     text, advice = (
         f"Images are smaller than the stored {stored} and were enlarged.",
-        "Nothing, where they are as they are.",
+        "Nothing to do, unless larger originals exist.",
     )
     yield from of_images("enlarged", "note", (factor > 1) & (factor < _TINY), text, advice)
 
@@ -162,7 +162,7 @@ def _unread_findings(columns: Columns) -> Iterator[Finding]:
     if count := sum(files.values()) + left_out.files_in_folders:
         yield Finding(
             kind="left_out", severity="note", count=count, of="files", text="Files of the data are not read.",
-            advice="Nothing, where they are no images to learn from.",
+            advice="Nothing to do, unless there are images to learn from among them.",
             examples=[Example(text=f"{name}: {each:,}") for name, each in [*left_out.by_name().items()][:MAX_EXAMPLES]],
         )  # fmt: skip
 

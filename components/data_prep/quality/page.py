@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from components.data_prep.quality.columns import Columns
-from components.data_prep.quality.model import Example, Finding, ImageRef, QualityReport
+from components.data_prep.quality.model import MAX_EXAMPLES, Example, Finding, ImageRef, QualityReport
 from components.shared.artifacts.dataset import Images
 from components.shared.html.charts import column_chart
 from components.shared.html.page import Cell, named, percent, render
@@ -83,6 +83,7 @@ def render_page(report: QualityReport, columns: Columns) -> str:
         sheets=sheets,
         sheets_cut=cut,
         on_sheet=MAX_ON_SHEET,
+        max_examples=MAX_EXAMPLES,
         max_file_name=_MAX_FILE_NAME,
         small=max(report.image.height, report.image.width) <= SMALL_SIDE,
     )
@@ -108,7 +109,7 @@ def _sizes(report: QualityReport) -> list[tuple[str, str]]:
     sizes = report.sizes
     spreads = {"width": (sizes.width, 0), "height": (sizes.height, 0), "width / height": (sizes.aspect_ratio, 2)}
     texts = {
-        name: f"{each.min:,.{digits}f} to {each.max:,.{digits}f}, half of them below {each.median:,.{digits}f}"
+        name: f"{each.min:,.{digits}f} to {each.max:,.{digits}f}, median {each.median:,.{digits}f}"
         for name, (each, digits) in spreads.items()
     }
     stored = f"{report.image.width}×{report.image.height}, {'color' if report.image.channels == 3 else 'grey'}"
