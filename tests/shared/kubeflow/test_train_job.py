@@ -10,7 +10,7 @@ import pytest
 from components.shared.errors import InputError
 from components.shared.kubeflow.train_job import NodeSpec, RuntimeRef, train_job
 
-PLAIN = {"image": "registry.example.org/shutterline/train:0.11.0", "nodes": 2}
+PLAIN = {"image": "registry.example.org/shutterline/train:0.12.0", "nodes": 2}
 EVERYTHING: dict[str, Any] = {
     **PLAIN,
     "runtime": {"kind": "ClusterTrainingRuntime", "name": "torch-distributed"},
@@ -46,7 +46,7 @@ def test_a_job_of_an_image_alone_is_as_small_as_it_can_be() -> None:
         "spec": {
             "runtimeRef": {"apiGroup": "trainer.kubeflow.org", "kind": "TrainingRuntime", "name": "shutterline"},
             "trainer": {
-                "image": "registry.example.org/shutterline/train:0.11.0",
+                "image": "registry.example.org/shutterline/train:0.12.0",
                 "command": ["python", "-m", "components.train"],
                 "args": ["--processes=auto"],
                 "numNodes": 2,
