@@ -98,7 +98,7 @@ def test_leakage_may_fail_data_prep(flawed: Path) -> None:
     assert refusal(flawed, **SIDE, on_leakage="fail", max_unreadable=0.1) == (
         "DATA: leakage between the splits: 2 images (test 2) (leakage) and 1 image (test 1) (near leakage), such as "
         "test/cat/again.png = train/cat/3.png, test/cat/copy.png = train/cat/1.png; keep images that show the same in "
-        "one split, or set on_leakage to warn to go on with them"
+        "one split, or set on_leakage to warn, which goes on and shows them in quality.html"
     )
     shutil.rmtree(flawed / "test")
     quality(flawed, on_leakage="fail")  # drawn splits of images that differ do not leak

@@ -223,8 +223,8 @@ class _Listing:
             if table.has_no_bytes(images):
                 raise DataError(
                     f"{table.where}, column {shown(images.name)}: holds no image, at most paths to where they were, "
-                    "which are not opened; datasets' to_parquet writes the images themselves of a dataset that was "
-                    "written by save_to_disk and loaded again"
+                    "which are not opened; give the images' own folder as --data, or load a copy that save_to_disk "
+                    "wrote, and write that by to_parquet, which has the images themselves"
                 )
             column = _same(table, self._labels, choose_labels)
             raw = table.labels(path, column)

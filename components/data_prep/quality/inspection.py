@@ -51,7 +51,8 @@ class Inspection:
             counts = " and ".join(f"{_counted(finding)} ({_kind(finding)})" for finding in leaking)
             raise DataError(
                 f"{assembled.source.where}: leakage between the splits: {counts}, such as {_cases(leaking[0])}; keep "
-                "images that show the same in one split, or set on_leakage to warn to go on with them"
+                "images that show the same in one split, or set on_leakage to warn, which goes on and shows them in "
+                f"{PAGE}"
             )
         for finding in self.report.findings:
             if finding.severity != "note" and finding.kind not in _LOGGED:
