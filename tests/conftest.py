@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import inspect
 import os
 import shutil
 import sys
@@ -29,6 +30,9 @@ from pipelines.targets.kfp_import import import_kfp
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 import_kfp()  # before a test does, which takes two seconds more
+# kfp looks at the stack each time that a task gets something. Of a frame without a file, such as the first of a worker
+# of pytest-xdist, inspect goes through all modules: 95 % of the time of compiling, once tests have loaded many.
+inspect.modulesbyfile.update({"<string>": "builtins"})
 
 # Tests never judge time: an example may take as long as a busy machine needs.
 settings.register_profile("shutterline", deadline=None, print_blob=True)
