@@ -13,7 +13,7 @@ from components.shared.command import CommandParser, add_path_option, path_optio
 from components.shared.events.data import Emit
 from components.shared.params.params import Params
 from components.shared.step import Reported
-from components.shared.storage.location import AnyPath, overlap_problem
+from components.shared.storage.location import overlap_problem
 from components.shared.text import shortened
 
 DESCRIPTION = """\
@@ -121,13 +121,9 @@ def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
         emit=emit,
         layout=options.layout,
         follow_links=options.follow_links,
-        reuse=options.reuse or (options.dataset if _is_replaced(options.dataset) else None),
+        reuse=options.reuse,
         stamp=isinstance(options.dataset, Path),
     )
-
-
-def _is_replaced(dataset: AnyPath) -> bool:
-    return isinstance(dataset, Path) and (dataset / "dataset.json").exists()
 
 
 if __name__ == "__main__":

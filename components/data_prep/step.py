@@ -65,7 +65,7 @@ def merge_staged(
     with Staging(step_logger("data-prep"), emit, params) as staging:
         places = [place for part in parts for place in _parts_at(part)]
         for place in places:
-            if problem := overlap_problem(place, dataset):
+            if problem := overlap_problem(place, dataset, "the part"):
                 raise ArtifactError(problem)
         output = staging.output(dataset, DATASET)
         paths = [staging.artifact(place, DATASET_PART) for place in places]
@@ -107,7 +107,8 @@ def prepare_staged(
 ) -> Reported:
     """As :func:`~components.data_prep.prepare.prepare`, of images and for a dataset that may be in buckets.
 
-    Links may lead out of the data folder, too, where the environment has ``SHUTTERLINE_FOLLOW_LINKS=1``.
+    With `stamp`, `reuse` is by default the dataset that is replaced. Links may lead out of the data folder, too, where
+    the environment has ``SHUTTERLINE_FOLLOW_LINKS=1``.
     """
     follow = follow_links or _follows_links()
     if isinstance(reuse, Path) and not (reuse / DATASET.manifest_file).exists():
@@ -115,15 +116,17 @@ def prepare_staged(
     if problem := overlap_problem(data, dataset):
         raise ArtifactError(problem)
     with Staging(step_logger("data-prep"), emit, params) as staging:
+        output = staging.output(dataset, DATASET)
+        earlier = output if stamp else None  # the one that is replaced, if there is one
         prepared = prepare(
             data=data,
-            dataset=staging.output(dataset, DATASET),
+            dataset=output,
             params=params,
             emit=staging.emit,
             layout=layout,
             follow_links=follow,
             fetch=staging.tree,
-            reuse=None if reuse is None else staging.artifact(reuse, DATASET),
+            reuse=earlier if reuse is None else staging.artifact(reuse, DATASET),
             stamp=stamp,
         )
         return staging.publish(prepared)

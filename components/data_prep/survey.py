@@ -10,7 +10,7 @@ import numpy as np
 
 from components.data_prep.contents import Block, Encoded
 from components.data_prep.layouts.layout import AUTO, open_source
-from components.data_prep.layouts.source import Source, SourceSplit, listed
+from components.data_prep.layouts.source import Source, SourceSplit, check_enough_images, listed
 from components.shared.artifacts.dataset import Images, SplitName
 from components.shared.decoding.content import UnreadableImageError
 from components.shared.decoding.images import render
@@ -72,12 +72,7 @@ def _check_classes(source: Source, counts: list[int]) -> None:
         found = f"{len(classes)} class(es) ({listed(classes)})"
         raise DataError(f"{source.where}: holds {found}, and a run needs 2 or more; add the other classes")
     needed = ["train"] if "test" in source.splits else ["train", "test"]
-    short = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True) if count < len(needed)]
-    if short:
-        raise DataError(
-            f"{source.where}: {len(short)} class(es) have too few training images: {listed(short)}; every class needs "
-            f"{len(needed)}, for {' and '.join(needed)}; add images"
-        )
+    check_enough_images(source.where, classes, counts, needed, "training images")
 
 
 def _looks(split: SourceSplit) -> tuple[list[Look], list[str]]:

@@ -9,7 +9,7 @@ dataset is byte for byte as if those images had not been there. Before the manif
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.data_prep.engine.facts import Facts
-from components.data_prep.layouts.source import Source, listed
+from components.data_prep.layouts.source import Source, check_enough_images
 from components.data_prep.splits import assign_splits
 from components.shared.artifacts.dataset import Images, SplitName
 from components.shared.artifacts.dataset_writer import DatasetWriter
@@ -42,7 +42,7 @@ class Assembled:
     source: Source
     placed: Mapping[SplitName, Placed]
     facts: Mapping[SplitName, Facts]  # by split of the source
-    read: Callable[[SplitName, Iterable[int]], Images]  # of a split of the dataset, the stored images of some indices
+    read: Callable[[SplitName, npt.ArrayLike], Images]  # of a split of the dataset, the stored images of some indices
     new_file: Callable[[str], Path]  # makes the path of a further file, such as "quality.html"
 
 
@@ -74,13 +74,8 @@ def assigned(
             )
     labels, needed = source.splits["train"].labels, ["train", *fractions]
     counts = np.bincount(labels[readable["train"]], minlength=n_classes).tolist()
-    numbered = zip(source.classes, counts, strict=True)
-    if short := [f"{name} ({count})" for name, count in numbered if count < len(needed)]:
-        raise DataError(
-            f"{where}: {len(short)} class(es) have too few readable training images: {listed(short)}; every class "
-            f"needs {len(needed)}, for {' and '.join(needed)}; add images"
-            + (" or set validation_fraction to 0" if "validation" in needed else "")
-        )
+    more = " or set validation_fraction to 0" if "validation" in needed else ""
+    check_enough_images(where, source.classes, counts, needed, "readable training images", more)
     drawn = assign_splits(labels, readable["train"], n_classes, fractions, seed)
     placed = {name: Placed("train", np.flatnonzero(mask)) for name, mask in drawn.items()}
     given = {name: Placed(name, np.flatnonzero(mask)) for name, mask in readable.items() if name != "train"}

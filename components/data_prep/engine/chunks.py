@@ -5,7 +5,6 @@ Nothing here knows of splits and datasets; a chunk says which bytes become which
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Sequence
@@ -16,14 +15,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from components.data_prep.engine.perceptual import perceptual_hashes
-from components.shared.decoding.content import Content, UnreadableImageError
+from components.shared.decoding.content import DIGEST_BYTES, Content, UnreadableImageError, digest_of
 from components.shared.decoding.images import DecodingMemory, MemoryShareError, render
 from components.shared.decoding.pixels import Images, Note, fitted
 from components.shared.decoding.rendering import Rendering
 from components.shared.files import write_at
 from components.shared.pixel_sums import Sums, sums_of
-
-DIGEST_BYTES = 16
 
 Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -123,7 +120,7 @@ def raw_rows(images: Images, kind: str, rendering: Rendering, counted: npt.NDArr
     count, height, width, channels = images.shape
     pixels, each = memoryview(images.tobytes()), height * width * channels  # slices of an array take longer
     parts = (pixels[start : start + each] for start in range(0, len(pixels), each))
-    digests = [hashlib.blake2b(part, digest_size=DIGEST_BYTES).digest() for part in parts]
+    digests = list(map(digest_of, parts))
     if images.shape[1:] != rendering.shape:
         pillow = (Image.fromarray(image[..., 0] if channels == 1 else image) for image in images)
         images = np.stack([fitted(image, rendering) for image in pillow])

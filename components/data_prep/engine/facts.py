@@ -9,8 +9,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from components.data_prep.engine.chunks import DIGEST_BYTES
 from components.shared.artifacts.dataset import UnreadableImage
+from components.shared.decoding.content import DIGEST_BYTES
 from components.shared.decoding.pixels import Note
 
 

@@ -66,6 +66,13 @@ def perceptual_hashes(images: Images) -> Hashes:
     return hashes
 
 
+def random_signs(name: bytes, count: int) -> _Floats:
+    """So many numbers that are -1 or 1 at random, the same for a name everywhere, of shape (count,)."""
+    # By a digest: NumPy's generators may change with its version.
+    digest = hashlib.shake_128(name).digest(-(-count // 8))
+    return np.unpackbits(np.frombuffer(digest, dtype=np.uint8), count=count).astype(np.float32) * 2 - 1
+
+
 def _parts(count: int, pixels: int) -> Iterator[slice]:
     size = max(1, min(_AT_ONCE, _CONVERTED // pixels))
     return (slice(start, start + size) for start in range(0, count, size))
@@ -91,9 +98,7 @@ def _weights(rows: int, columns: int) -> _Floats:
     """What each bit's sum of signed differences takes each mean by: of shape (rows * columns, 64)."""
     across, down = (_BITS, rows, columns - 1), (_BITS, rows - 1, columns)
     count = int(np.prod(across) + np.prod(down))
-    # Random bits by a digest: those of NumPy's generators may change with its version.
-    digest = hashlib.shake_128(b"perceptual hash").digest(-(-count // 8))
-    signs = np.unpackbits(np.frombuffer(digest, dtype=np.uint8), count=count).astype(np.float32) * 2 - 1
+    signs = random_signs(b"perceptual hash", count)
     of_across, of_down = (
         each.reshape(shape) for each, shape in zip(np.split(signs, [int(np.prod(across))]), (across, down), strict=True)
     )

@@ -7,7 +7,6 @@ dataset, has that of each image, in stored order behind the SHA-256 of the manif
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +18,7 @@ import numpy as np
 
 from components.data_prep.contents import Block, Encoded, Read
 from components.data_prep.engine.assemble import Placed
-from components.data_prep.engine.chunks import DIGEST_BYTES, are_constant
+from components.data_prep.engine.chunks import are_constant
 from components.data_prep.engine.facts import Facts
 from components.data_prep.engine.perceptual import perceptual_hashes
 from components.data_prep.engine.row_decoder import Placing
@@ -29,7 +28,7 @@ from components.data_prep.trees.file_tree import Stamps
 from components.shared.artifacts.dataset import DATASET, DatasetManifest, Images, SplitName, open_dataset
 from components.shared.artifacts.dataset_writer import DatasetWriter
 from components.shared.artifacts.names import LONGEST_NAME, ImageName
-from components.shared.decoding.content import FilePart, UnreadableImageError, read_content
+from components.shared.decoding.content import DIGEST_BYTES, FilePart, UnreadableImageError, digest_of, read_content
 from components.shared.decoding.pixels import NOTES, Note
 from components.shared.decoding.rendering import Rendering
 from components.shared.decoding.version import decoder_version
@@ -71,7 +70,7 @@ class Earlier:
 
     def row_of(self, data: bytes) -> int:
         """The row of an image by its encoded bytes; -1: there is none."""
-        digest = hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+        digest = digest_of(data)
         start = np.frombuffer(digest, "<u8", 1)
         first, last = (int(np.searchsorted(self._starts, start, side)[0]) for side in ("left", "right"))
         rows = self._order[first:last].tolist()

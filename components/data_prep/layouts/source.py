@@ -150,6 +150,18 @@ def training_classes(where: str, names: Collection[str], n_classes: int | None) 
     return classes
 
 
+def check_enough_images(
+    where: str, classes: Sequence[str], counts: Sequence[int], needed: Sequence[str], what: str, more: str = ""
+) -> None:
+    """Refuse classes with fewer images, called `what`, than splits that need one; `more` adds to the advice."""
+    numbered = zip(classes, counts, strict=True)
+    if short := [f"{name} ({count})" for name, count in numbered if count < len(needed)]:
+        raise DataError(
+            f"{where}: {len(short)} class(es) have too few {what}: {listed(short)}; every class needs {len(needed)}, "
+            f"for {' and '.join(needed)}; add images{more}"
+        )
+
+
 def check_known_classes(where: str, held_out: Collection[str], classes: Collection[str]) -> None:
     """Refuse classes of the test or validation split that the training split does not have."""
     if unknown := in_class_order(set(held_out) - set(classes)):

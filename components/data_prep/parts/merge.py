@@ -68,8 +68,8 @@ def merge_parts(
         DataError, ParamsError: As of :func:`~components.data_prep.prepare.prepare`.
     """
     for part in parts:
-        if problem := overlap_problem(part, dataset):
-            raise ArtifactError(problem.replace("in the data, ", "in the part, ").replace("the data, ", "the part, "))
+        if problem := overlap_problem(part, dataset, "the part"):
+            raise ArtifactError(problem)
     opened = [_opened(part) for part in parts]
     if digests and sorted(digests) != sorted(manifest_digest(part.files, DATASET_PART) for part in opened):
         raise ArtifactError(
@@ -251,7 +251,8 @@ class _Gone(FileTree):
     """The data of the parts, which are somewhere else."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.kind, self.root = name, "parts", Folder("")
+        super().__init__(name, "parts")
+        self.root = Folder("")
 
     def local(self, file: str) -> Never:
         raise AssertionError(file)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.data_prep.engine.chunks import DIGEST_BYTES
 from components.data_prep.engine.facts import Facts
 from components.data_prep.engine.row_decoder import Placing, RowDecoder
 from components.data_prep.layouts.layout import open_source
@@ -23,6 +22,7 @@ from components.shared.artifacts.artifact import ArtifactWriter, FileRecord, Ima
 from components.shared.artifacts.dataset import SplitName
 from components.shared.artifacts.dataset_part import DATASET_PART, PartManifest, PartSplit, RenderingRecord
 from components.shared.artifacts.row_files import RowFiles
+from components.shared.decoding.content import DIGEST_BYTES
 from components.shared.decoding.rendering import Rendering
 from components.shared.decoding.version import decoder_version
 from components.shared.errors import ArtifactError

@@ -100,5 +100,5 @@ class Columns:
         for name, part in self.splits.items():
             start, stop = np.searchsorted(indices, [part.start, part.stop])
             if start < stop:
-                parts.append(self.assembled.read(name, (indices[start:stop] - part.start).tolist()))
+                parts.append(self.assembled.read(name, indices[start:stop] - part.start))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)

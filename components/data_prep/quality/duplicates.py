@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from components.data_prep.engine.perceptual import Hashes
 from components.data_prep.quality.close_hashes import Indices, close_pairs
 from components.data_prep.quality.likeness import Rows, same_pairs
+from components.shared.decoding.content import DIGEST_BYTES, digest_of
 
 # Of 1,797 different digits of 8×8 pixels (scikit-learn's), 159 pairs would be near duplicates.
 LEAST_SIDE = 16
@@ -93,11 +93,11 @@ def _with_same_pixels(candidates: Indices, hashes: Hashes, rows: Rows, image_byt
     _, inverse, counts = np.unique(hashes[candidates], return_inverse=True, return_counts=True)
     shared = candidates[counts[inverse] > 1]
     if len(shared):
-        digests = np.zeros((len(shared), 16), dtype=np.uint8)
+        digests = np.zeros((len(shared), DIGEST_BYTES), dtype=np.uint8)
         size = max(1, _BYTES_AT_ONCE // image_bytes)
         for start in range(0, len(shared), size):
             for at, image in enumerate(rows(shared[start : start + size]), start):
-                digests[at] = np.frombuffer(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), dtype=np.uint8)
+                digests[at] = np.frombuffer(digest_of(image.tobytes()), dtype=np.uint8)
         first[shared] = shared[_first_of_each(digests)]
     return first
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -10,6 +9,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from components.data_prep.engine.perceptual import random_signs
 from components.data_prep.quality.close_hashes import Indices
 from components.shared.artifacts.dataset import Images
 
@@ -138,7 +138,4 @@ def _smooth(values: _Details, axis: int) -> _Details:
 @cache
 def _signs(count: int) -> _Details:
     """Random signs, of shape (count, sketch)."""
-    # By a digest: NumPy's generators may change with its version.
-    digest = hashlib.shake_128(b"sketch").digest(-(-count * _SKETCH // 8))
-    bits = np.unpackbits(np.frombuffer(digest, dtype=np.uint8), count=count * _SKETCH)
-    return bits.reshape(count, _SKETCH).astype(np.float64) * 2 - 1
+    return random_signs(b"sketch", count * _SKETCH).reshape(count, _SKETCH).astype(np.float64)

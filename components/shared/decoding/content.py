@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import zlib
 from typing import NamedTuple
@@ -9,12 +11,24 @@ from typing import NamedTuple
 from components.shared.errors import DataError
 from components.shared.text import shown
 
+DIGEST_BYTES = 16
+
+
+def digest_of(data: bytes | memoryview) -> bytes:
+    """BLAKE2b-128, by which encoded bytes, or raw pixels, are known again."""
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+
+
+def digest_of_stream(stream: io.BufferedReader) -> bytes:
+    """As :func:`digest_of`, of all that a binary file has."""
+    return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)).digest()
+
 
 class UnreadableImageError(Exception):
     """One image cannot be decoded; the text says why, in one line without the file's name.
 
     Attributes:
-        digest: BLAKE2b-128 of its encoded bytes; empty where they could not be read whole.
+        digest: As :func:`digest_of` its encoded bytes; empty where they could not be read whole.
     """
 
     digest: bytes = b""

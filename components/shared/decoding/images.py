@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import io
 import os
 import re
@@ -19,7 +18,14 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, featur
 from PIL.JpegImagePlugin import JpegImageFile
 
 from components.shared.decoding import tiff
-from components.shared.decoding.content import Content, FilePart, UnreadableImageError, read_content
+from components.shared.decoding.content import (
+    Content,
+    FilePart,
+    UnreadableImageError,
+    digest_of,
+    digest_of_stream,
+    read_content,
+)
 from components.shared.decoding.damaged import DAMAGED
 from components.shared.decoding.jpeg import decode_no_larger
 from components.shared.decoding.pixels import USUAL, Images, Meaning, Note, Source, fitted
@@ -135,7 +141,7 @@ class Rendered(NamedTuple):
     width: int  # of the upright image before it was resized
     height: int
     kind: str  # format and mode before conversion, such as "PNG RGBA"
-    digest: bytes  # BLAKE2b-128 of the encoded bytes
+    digest: bytes  # of the encoded bytes
 
 
 def render(
@@ -165,7 +171,7 @@ def render(
     if content.is_whole:
         with _of_operating_system(content):
             with Path(content.path).open("rb") as stream:
-                digest = hashlib.file_digest(stream, _new_digest).digest()
+                digest = digest_of_stream(stream)
             return _rendered(lambda: Path(content.path).open("rb"), 0, digest, rendering, memory, notes)
     try:
         with memory.reserve(max(read, memory.total)):  # alone: how much its pixels take is not known before it is read
@@ -177,12 +183,8 @@ def render(
         raise UnreadableImageError(str(error) or _NO_MEMORY) from error
 
 
-def _new_digest() -> hashlib.blake2b:
-    return hashlib.blake2b(digest_size=16)
-
-
 def _from_memory(data: bytes, rendering: Rendering, memory: DecodingMemory, notes: list[Note] | None) -> Rendered:
-    digest = hashlib.blake2b(data, digest_size=16).digest()
+    digest = digest_of(data)
     if (image := simple_png(data)) is not None:
         (width, height), kind = image.size, f"PNG {image.mode}"
         return Rendered(fitted(image, rendering, notes=notes), width, height, kind, digest)

@@ -117,12 +117,12 @@ def lies_within(inner: AnyPath, outer: AnyPath) -> bool:
     return False
 
 
-def overlap_problem(data: AnyPath, output: AnyPath) -> str | None:
-    """Why a step that reads the data cannot write the output, in a line; None if it can."""
+def overlap_problem(data: AnyPath, output: AnyPath, what: str = "the data") -> str | None:
+    """Why a step that reads the data, or `what` else, cannot write the output, in a line; None if it can."""
     if lies_within(output, data):
-        return f"{output}: is in the data, {data}, where the next run would read it; name another directory"
+        return f"{output}: is in {what}, {data}, where the next run would read it; name another directory"
     if lies_within(data, output):
-        return f"{output}: holds the data, {data}, which would be in the way of what is written; name another directory"
+        return f"{output}: holds {what}, {data}, which would be in the way of what is written; name another directory"
     return None
 
 
