@@ -120,7 +120,7 @@ def test_an_install_for_submitting_runs_nothing_here(tmp_path: Path, folder: Pat
         2,
         "",
         "error: shutterline run needs the extras data-prep, train, evaluate: pip install "
-        "'shutterline[data-prep,train,evaluate]' (not installed: jinja2, numpy, onnx and 8 more)\n",
+        "'shutterline[data-prep,train,evaluate]' (not installed: jinja2, numpy, onnx and 9 more)\n",
     )
     assert not (folder / "made").exists()
     assert validate.code == 0

@@ -95,7 +95,8 @@ def test_more_epochs_go_on_and_what_changed_or_fails_leaves_the_earlier_model(
     assert (out / "report.html").is_file()
     open_model(out / "model")
     ended = shutterline(*command(done, num_epochs=2))
-    assert "dataset, model, learning-curves.html, evaluation, report.html stay, of an earlier" in ended.err
+    names = "dataset, quality.html, model, learning-curves.html, evaluation, report.html"
+    assert f"{names} stay, of an earlier" in ended.err
     assert shutterline(*command(done, "--start-over", num_epochs=2)).code == 2
     assert not list(out.glob("*.html"))
 

@@ -80,6 +80,7 @@ def test_a_job_that_succeeds_is_the_step_as_if_it_had_trained_itself(training: T
     model, checkpoints = str(training.model), f"{training.model}-checkpoints"
     assert record.model_dump(exclude={"seconds", "delivery"}) == {
         "step": "train",
+        "part": None,
         "status": "succeeded",
         "exit_code": 0,
         "saved": "",
