@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from components.data_prep.layouts.source import (
     Source,
     SourceSplit,
@@ -19,7 +21,6 @@ from components.data_prep.trees.file_tree import FileTree
 from components.data_prep.trees.folder_tree import (
     Folder,
     count_left_out,
-    images_below,
     joined,
     paths_below,
     pictures_below,
@@ -176,16 +177,19 @@ def open_class_folders(tree: FileTree, layout: ClassFolders, n_classes: int | No
         if not any(by_class.values()):
             raise DataError(f"{folder}: holds no image; remove the folder to have {split} images held out")
         # Class by class, and by path within a class.
-        rows = [(file, label) for label, name in enumerate(classes) for file in by_class.get(name, [])]
-        splits[split] = image_split(tree, layout.splits[split], rows, reader.pictures)
+        files = [file for name in classes for file in by_class.get(name, ())]
+        labels = np.repeat(np.arange(len(classes)), [len(by_class.get(name, ())) for name in classes])
+        splits[split] = image_split(tree, layout.splits[split], files, labels, reader.pictures)
     if again := reader.check_links():
         _log.warning("%d image(s) are links to others that are read, too, and so are read twice", again)
     unused: dict[str, list[str]] = {}
-    for path, _, inner in images_below(root):
-        if inner.real not in reader.folders:
-            is_in_split = path.partition("/")[0] not in layout.unread
-            unused.setdefault("in no class folder" if is_in_split else "in no split's folder", []).append(path)
+    for path, inner in paths_below(root):
+        if inner.images and inner.real not in reader.folders:
+            reason = "in no split's folder" if path.partition("/")[0] in layout.unread else "in no class folder"
+            unused.setdefault(reason, []).extend(joined(path, name) for name in inner.images)
     left_out = count_left_out(root, unused, reader.real_pictures)
+    for read, *_ in reader.folders.values():
+        read.images.clear()  # the splits' paths hold the names of all; twice they would take a tenth of all memory
     if layout.unread:
         _log.warning("not read, being no split: folder(s) %s of %s", listed(layout.unread), tree.at())
     for name in layout.unlabelled:
@@ -250,7 +254,7 @@ class _Reader:
 
     def check_links(self) -> int:
         """How many images are links to one that is read under another name, too; an error if that has another use."""
-        linked = {identity for folder, *_ in self.folders.values() for identity in folder.images.values() if identity}
+        linked = {identity for folder, *_ in self.folders.values() for identity in folder.linked.values()}
         seen: dict[str, tuple[str, _Use]] = {}
         again = 0
         for folder, start, use in self.folders.values() if linked else ():

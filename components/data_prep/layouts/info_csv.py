@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from components.data_prep.layouts.manifest_rows import check_width, csv_cells
-from components.data_prep.layouts.named_files import NamedFiles
+from components.data_prep.layouts.named_files import NamedFiles, unused_images
 from components.data_prep.layouts.source import (
     Source,
     SourceSplit,
@@ -20,7 +22,7 @@ from components.data_prep.layouts.source import (
 )
 from components.data_prep.splits import SPLITS, split_of
 from components.data_prep.trees.file_tree import FileTree
-from components.data_prep.trees.folder_tree import count_left_out, images_below
+from components.data_prep.trees.folder_tree import count_left_out
 from components.shared.artifacts.artifact import class_name_problem
 from components.shared.artifacts.dataset import SplitName
 from components.shared.errors import DataError
@@ -89,10 +91,11 @@ def open_info_csv(tree: FileTree, tables: Tables, n_classes: int | None) -> Sour
             )
         used |= dict.fromkeys(table.rows, table.where)
         folder = tables[split][0]
-        rows = [(f"{folder}/{row.file}", label_of[row.type]) for row in table.rows.values()]
-        splits[split] = image_split(tree, folder, rows)
+        files = [f"{folder}/{row.file}" for row in table.rows.values()]
+        labels = np.array([label_of[row.type] for row in table.rows.values()], dtype=np.int64)
+        splits[split] = image_split(tree, folder, files, labels)
     real = {path for table in read.values() for path in table.real}
-    unused = [path for path, name, at in images_below(root) if at.identity(name) not in used]
+    unused = unused_images(tree, used)
     left_out = count_left_out(root, {"in no table": unused}, real)
     why = " and ".join(f"{shown('/'.join(tables[split]))} with {len(table.rows)} rows" for split, table in read.items())
     return Source(tree, FILE_NAME, classes, splits, left_out, why)

@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from components.data_prep.contents import Read
 from components.data_prep.layouts.manifest_rows import Row, rows
-from components.data_prep.layouts.named_files import NamedFiles
+from components.data_prep.layouts.named_files import NamedFiles, unused_images
 from components.data_prep.layouts.source import listed
 from components.data_prep.splits import SPLITS, split_of
 from components.data_prep.trees.bucket_images import BucketImages
 from components.data_prep.trees.file_tree import FileTree
-from components.data_prep.trees.folder_tree import count_left_out, images_below
+from components.data_prep.trees.folder_tree import count_left_out
 from components.data_prep.trees.name_tree import MOST_NAMES
 from components.shared.artifacts.dataset import LeftOut, SplitName
 from components.shared.errors import DataError, InputError
@@ -214,5 +214,5 @@ class ManifestImages:
         """Count what no manifest names, where a folder is the data."""
         if self._tree.is_file:
             return LeftOut()
-        unused = [path for path, name, at in images_below(self._tree.root) if at.identity(name) not in self._numbers]
+        unused = unused_images(self._tree, self._numbers)
         return count_left_out(self._tree.root, {"in no manifest": unused}, self._real)

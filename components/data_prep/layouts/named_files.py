@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
 from components.data_prep.layouts.source import composed
 from components.data_prep.trees.file_tree import FileTree
-from components.data_prep.trees.folder_tree import Folder
+from components.data_prep.trees.folder_tree import Folder, images_below
 from components.shared.decoding.file_names import is_no_data_folder, left_out_as
 from components.shared.errors import DataError
 
@@ -66,3 +67,9 @@ class NamedFiles:
             for each in (*folder.images, *folder.others, *folder.specials, *folder.folders, *folder.problems):
                 names.setdefault(composed(each), []).append(each)
         return self._names[folder.real].get(composed(name), [])
+
+
+def unused_images(tree: FileTree, used: Collection[str]) -> list[str]:
+    """Paths of images whose identities are not among those that are used."""
+    own = [(path, name, folder) for path, name, folder in images_below(tree.root) if folder.identity(name) not in used]
+    return [path for path, name, folder in own if tree.identity(folder, name) not in used]  # which looks each up

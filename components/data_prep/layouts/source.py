@@ -11,8 +11,6 @@ from functools import partial
 from types import TracebackType
 from typing import Self, overload
 
-import numpy as np
-
 from components.data_prep.contents import Read
 from components.data_prep.trees.file_tree import FileTree, Stamps
 from components.shared.artifacts.dataset import Labels, LeftOut, SplitName, UnreadableImage
@@ -70,23 +68,22 @@ class Source:
 
 
 def image_split(
-    tree: FileTree, folder: str, rows: list[tuple[str, int]], reasons: Mapping[str, str] | None = None
+    tree: FileTree, folder: str, files: list[str], labels: Labels, reasons: Mapping[str, str] | None = None
 ) -> SourceSplit:
     """A split of image files.
 
     Args:
         tree: Where they are.
         folder: The split's folder below it.
-        rows: Path below the data folder and label of each image.
+        files: Path of each below the data folder.
+        labels: Of each, int64 of shape (n,).
         reasons: By path, why a file is known to be unreadable.
     """
-    files = [file for file, _ in rows]
     unreadable = {
         position: UnreadableImage(file=shown(file), reason=reasons[file])
-        for position, file in enumerate(files)
+        for position, file in enumerate(files if reasons else ())
         if reasons and file in reasons
     }
-    labels = np.array([label for _, label in rows], dtype=np.int64)
     return SourceSplit(folder, labels, files, tree.read(files), unreadable, partial(tree.stamps, files))
 
 

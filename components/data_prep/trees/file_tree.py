@@ -7,7 +7,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from components.data_prep.contents import Block, Encoded, FilePart, Read
 from components.data_prep.trees.folder_tree import Folder, identity, read_tree, shows_picture
-from components.shared.decoding.file_names import leads_out_of
+from components.shared.decoding.file_names import ending_of, leads_out_of
+from components.shared.decoding.images import image_extensions
 from components.shared.errors import DataError
 from components.shared.text import shown
 
@@ -124,7 +125,7 @@ class FileTree(ABC):
 
         DataError: why it may not be read, without where it is.
         """
-        return folder.identity(name) if name in folder.images else f"{folder.real}/{name}"
+        return folder.identity(name)
 
     def unwrap(self) -> bool:
         """Take the one folder that holds all for the data, where that is common, as in archives; whether it was."""
@@ -194,12 +195,16 @@ class LocalTree(FileTree):
 
     def identity(self, folder: Folder, name: str) -> str:
         """What a file shares with every link to it, symbolic or hard."""
-        if name in folder.images:
-            return folder.identity(name)
-        real = Path(os.path.realpath(f"{folder.real}/{name}"))  # links of an image's ending alone are known to the tree
-        if self._real_root and not real.is_relative_to(self._real_root):
-            raise DataError(leads_out_of(self._real_root, "the file"))
-        return identity(str(real), real.stat())
+        if name in folder.linked:
+            return folder.linked[name]
+        real = f"{folder.real.rstrip('/')}/{name}"
+        if ending_of(name) not in image_extensions():  # links with such an ending alone are known to the tree
+            real = os.path.realpath(real)
+            if self._real_root and not Path(real).is_relative_to(self._real_root):
+                raise DataError(leads_out_of(self._real_root, "the file"))
+        with suppress(OSError):  # reported when it is read
+            return identity(real, os.stat(real))  # noqa: PTH116 - of a million files
+        return real
 
 
 def _paths(start: str, files: Sequence[str], wanted: Collection[int]) -> Iterator[Encoded | Block]:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 import warnings
+from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 from PIL import Image
 
 from components.shared.artifacts.artifact import WRITING_MARKER
@@ -42,8 +46,9 @@ class Folder:
 
     real: str
     folders: dict[str, Folder] = field(default_factory=dict)
-    # Files with an image's ending, each with its identity if that is not its own path; others; and pipes, devices, ….
-    images: dict[str, str] = field(default_factory=dict)
+    # Files with an image's ending; of those the identities that are not their own paths; others; and pipes, devices, ….
+    images: list[str] = field(default_factory=list)
+    linked: dict[str, str] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
     specials: list[str] = field(default_factory=list)
     counted: Counter[str] = field(default_factory=Counter)  # files that are hidden, of a system, or special
@@ -52,7 +57,7 @@ class Folder:
 
     def identity(self, name: str) -> str:
         """What one of its images shares with every link to it."""
-        return self.images[name] or f"{self.real}/{name}"
+        return self.linked.get(name) or f"{self.real}/{name}"
 
     def with_images(self) -> dict[str, Folder]:
         """The folders in it that hold an image or have one below, by name."""
@@ -80,11 +85,13 @@ def read_tree(data: Path, *, follow_links: bool) -> Folder:
     root = os.path.realpath(data)
     found = {root: Folder(root)}
     waiting = [found[root]]
+    inodes: list[tuple[Folder, array[int]]] = []
     while waiting:
         folder = waiting.pop()
+        inodes.append((folder, array("Q")))
         try:
             with os.scandir(folder.real) as entries:
-                listed = sorted(entries, key=lambda entry: entry.name)
+                listed = sorted(_no_plain_images(entries, *inodes[-1]), key=lambda entry: entry.name)
         except OSError as error:
             folder.problems[""] = f"cannot be read: {error.strerror or error}"
             continue
@@ -93,7 +100,7 @@ def read_tree(data: Path, *, follow_links: bool) -> Folder:
                 real = os.path.realpath(entry.path) if entry.is_symlink() else f"{folder.real.rstrip('/')}/{entry.name}"
                 left_root = root if entry.is_symlink() and not follow_links and not _is_within(real, root) else ""
                 if not entry.is_dir():
-                    _add_file(folder, entry, real, left_root)
+                    _add_file(folder, entry, real, left_root, inodes[-1][1])
                 elif inner := _folder_of(folder, entry, real, left_root):
                     if not inner.problems and real not in found:
                         found[real] = inner
@@ -101,7 +108,41 @@ def read_tree(data: Path, *, follow_links: bool) -> Folder:
                     folder.folders[entry.name] = inner if inner.problems else found[real]
             except OSError as error:  # such as a link to itself
                 folder.problems[entry.name] = f"cannot be read: {error.strerror or error}"
+        folder.images.sort()
+    _note_hard_links(inodes)
     return found[root]
+
+
+def _no_plain_images(entries: Iterable[os.DirEntry[str]], folder: Folder, inodes: array[int]) -> list[os.DirEntry[str]]:
+    """Take what is an image by its entry alone, without looking it up: there may be a million; the other entries."""
+    endings, others = _usual_endings(), []
+    for entry in entries:
+        name = entry.name
+        if name[name.rfind(".") :] in endings and name[0] != "." and entry.is_file(follow_symlinks=False):
+            folder.images.append(name)
+            inodes.append(entry.inode())
+        else:
+            others.append(entry)
+    return others
+
+
+@cache
+def _usual_endings() -> frozenset[str]:
+    return frozenset(written for ending in image_extensions() for written in (ending, ending.upper()))
+
+
+def _note_hard_links(inodes: list[tuple[Folder, array[int]]]) -> None:
+    """Look up the images of folders in which one has an inode that another has, too."""
+    arrays = [np.frombuffer(of_folder, dtype=np.uint64) for _, of_folder in inodes]
+    numbers, counts = np.unique(np.concatenate(arrays), return_counts=True)
+    again = numbers[counts > 1]
+    for (folder, _), of_folder in zip(inodes, arrays, strict=True):
+        if len(again) and np.isin(of_folder, again).any():
+            for name in folder.images:
+                path = f"{folder.real.rstrip('/')}/{name}"
+                with suppress(OSError):  # reported when it is read
+                    if name not in folder.linked and (found := identity(path, os.stat(path))) != path:  # noqa: PTH116
+                        folder.linked[name] = found
 
 
 def _folder_of(folder: Folder, entry: os.DirEntry[str], real: str, left_root: str) -> Folder | None:
@@ -119,7 +160,7 @@ def _folder_of(folder: Folder, entry: os.DirEntry[str], real: str, left_root: st
     return Folder(real)
 
 
-def _add_file(folder: Folder, entry: os.DirEntry[str], real: str, left_root: str) -> None:
+def _add_file(folder: Folder, entry: os.DirEntry[str], real: str, left_root: str, inodes: array[int]) -> None:
     name, is_image = entry.name, ending_of(entry.name) in image_extensions()
     if reason := left_out_as(name):
         folder.counted[reason] += 1
@@ -133,8 +174,11 @@ def _add_file(folder: Folder, entry: os.DirEntry[str], real: str, left_root: str
         elif entry.is_symlink() and not ending_of(name):  # it may have been a class's folder
             folder.problems[name] = "is a link that leads nowhere; remove it"
     elif is_image:
-        own = "" if entry.is_symlink() else real
-        folder.images[name] = "" if (found := identity(real, entry.stat())) == own else found
+        status = entry.stat()
+        folder.images.append(name)
+        inodes.append(status.st_ino)
+        if entry.is_symlink():
+            folder.linked[name] = identity(real, status)
     else:
         folder.others.append(name)
 

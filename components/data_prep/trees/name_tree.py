@@ -63,7 +63,7 @@ class NameTree:
         elif is_image and problem:
             folder.problems[name] = problem
         elif is_image:
-            folder.images[name] = ""
+            folder.images.append(name)
         else:
             folder.others.append(name)
         return not is_special
@@ -112,7 +112,7 @@ class NameTree:
                 self._folders[above].left_out.append(("a dataset directory", min(count, MOST_COUNTED)))
         for folder in self._folders.values():
             folder.folders = dict(sorted(folder.folders.items()))
-            folder.images = dict(sorted(folder.images.items()))
+            folder.images.sort()
             folder.others.sort()
             folder.specials.sort()
         return self._folders[""]
