@@ -14,7 +14,7 @@ import numpy as np
 
 from components.data_prep.engine.assemble import Assembled, Inspect, Placed, assigned, describe, move
 from components.data_prep.engine.facts import Facts
-from components.data_prep.engine.reuse import STAMPS_FILE, Reuse, open_earlier, write_stamps
+from components.data_prep.engine.reuse import STAMPS_FILE, Reuse, open_earlier
 from components.data_prep.engine.row_decoder import Placing, RowDecoder
 from components.data_prep.layouts.layout import open_source
 from components.data_prep.layouts.source import Source, alike, listed
@@ -138,7 +138,8 @@ def prepare(
         preparation = Preparation(source, dataset, params, emit, again)
         result = prepared(preparation)
         if again is not None and stamp:
-            write_stamps(dataset, result.manifest, preparation.placed, again.stamps)
+            placed = {name: preparation.placed[name] for name in result.manifest.splits}
+            again.keep(dataset, placed, preparation.facts, preparation.sums)
         return result
 
 
@@ -258,6 +259,7 @@ class Preparation:
         placed = assigned(source, self.facts, self.fractions, params.manual_seed)
         with DatasetWriter(self.dataset, list(source.classes), params.stored_shape) as writer:
             placed = self.placed = self.fill(writer, placed)
+            self.sums = writer.sums
             files = []
             if inspect:
                 read = lambda split, indices: writer.rows(split).read(indices)  # noqa: E731

@@ -81,6 +81,10 @@ def _mended(data: Path) -> None:
     [
         (lambda data: None, (11, 11)),
         (lambda data: tree(data, "dog/new.png", first=99), (11, 11)),
+        (
+            lambda data: [shutil.copy(data / "cat" / "0000.png", data / "cat" / f"{each}.png") for each in "abc"],
+            (14, 11),
+        ),
         (lambda data: (data / "cat" / "0000.png").unlink(), (10, 10)),
         (lambda data: (data / "cat" / "0000.png").rename(data / "cat" / "zz.png"), (11, 10)),
         (lambda data: (data / "cat" / "0000.png").rename(data / "dog" / "zz.png"), (11, 10)),
@@ -157,17 +161,24 @@ def test_what_would_be_decoded_otherwise_or_is_damaged_is_not_used(
     assert files_of(out) == files_of(tmp_path / "new")
 
 
-@pytest.mark.parametrize("stamps", [b"", b"x" * 120, None])
-def test_stamps_of_another_dataset_are_none(tmp_path: Path, log: Log, stamps: bytes | None) -> None:
+@pytest.mark.parametrize(
+    "changed",
+    [lambda stamps: b"", lambda stamps: b"x" * len(stamps), lambda stamps: stamps[:-1] + b"\1", None],
+    ids=["empty", "others", "a wrong sum", "of another dataset"],
+)
+def test_stamps_of_another_dataset_are_none(tmp_path: Path, log: Log, changed: Callable[[bytes], bytes] | None) -> None:
     data, out = photos(tmp_path / "data"), tmp_path / "out"
     prepared(data, out)
-    if stamps is None:
+    stamps = out / ".stamps"
+    if changed is None:
         _edited(out, created_by="somebody else")
     else:
-        (out / ".stamps").write_bytes(stamps)
+        stamps.write_bytes(changed(stamps.read_bytes()))
     log()
     prepared(data, out)
     assert used_again(log()) == (11, 0)
+    prepared(data, tmp_path / "new")
+    assert files_of(out) == files_of(tmp_path / "new")
 
 
 def test_another_dataset_may_be_named(tmp_path: Path, log: Log, gcs_bucket: Bucket) -> None:

@@ -15,6 +15,8 @@ from components.shared.limits import usable_cpus
 from components.shared.pixel_sums import Sums, sums_of
 
 _AT_ONCE_BYTES = 4 * 1024**2
+# Rows that follow each other are handed out as they are mapped, not copied, where they have so many bytes on average.
+_WORTH_A_PIECE = 64 * 1024
 
 Positions = npt.NDArray[np.int64]
 
@@ -41,6 +43,26 @@ class StoredRows:
             of_shard = which == number
             images[of_shard] = self._shards[number][rows[of_shard] - self._starts[number]]
         return images
+
+    def pieces(self, rows: Positions) -> Iterator[tuple[slice, Images]]:
+        """The images at some rows, at least one, in their order; of each piece, which of `rows` it has."""
+        which = np.searchsorted(self._starts, rows, side="right") - 1
+        runs = [*_runs(rows + which)]  # of arrays one after another, too: a row of one is never the next of another
+        if len(rows) * self._shards[0][0].nbytes < len(runs) * _WORTH_A_PIECE:
+            yield slice(0, len(rows)), self.read(rows)
+            return
+        for start, stop in runs:
+            number = int(which[start])
+            first = int(rows[start] - self._starts[number])
+            yield slice(start, stop), self._shards[number][first : first + stop - start]
+
+    def sums(self, rows: Positions) -> Sums:
+        """What :func:`sums_of` finds in the images at some rows."""
+        at_once = max(1, _AT_ONCE_BYTES // self._shards[0][0].nbytes)
+        total = sums_of(self._shards[0][:0])
+        for start in range(0, len(rows), at_once):
+            total += sums_of(self.read(rows[start : start + at_once]))
+        return total
 
 
 def copy_rows(
@@ -69,14 +91,17 @@ def copy_rows(
 
     def copy(start: int) -> Sums:
         at = slice(start, min(start + at_once, len(rows)))
-        images = stored.read(rows[at])
-        for first, last in _runs(targets[at]):
-            files.write(int(targets[start + first]), images[first:last])
+        total = np.zeros((files.shape[2], 3), dtype=np.int64)
+        for piece, images in stored.pieces(rows[at]):
+            for first, last in _runs(targets[at][piece]):
+                files.write(int(targets[start + piece.start + first]), images[first:last])
+            seen(slice(start + piece.start, start + piece.stop), images)
+            if sums is not None:
+                total += sums_of(images)
         numbers = targets[at] // files.per_file
         for number in np.unique(numbers).tolist():
             digests.written(files.paths[number], targets[at][numbers == number] % files.per_file)
-        seen(at, images)
-        return sums_of(images if sums is not None else images[:0])
+        return total
 
     starts = range(0, len(rows), at_once)
     with ThreadPoolExecutor(usable_cpus()) as pool:
