@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.data_prep.engine.facts import Facts
-from components.data_prep.layouts.source import Source, check_enough_images
+from components.data_prep.layouts.source import MadeNames, Source, check_enough_images
 from components.data_prep.splits import assign_splits
 from components.shared.artifacts.dataset import Images, SplitName
 from components.shared.artifacts.dataset_writer import DatasetWriter
@@ -114,17 +114,14 @@ _AT_ONCE = 1024
 
 
 def _names(names: Sequence[str], positions: npt.NDArray[np.int64], facts: Facts) -> Iterator[bytes]:
-    """The lines of names.jsonl."""
+    """The lines of names.jsonl, many at once."""
     for start in range(0, len(positions), _AT_ONCE):
         part = positions[start : start + _AT_ONCE]
-        text = facts.digests[part].tobytes().hex()
-        length = 2 * facts.digests.shape[1]
-        digests = [text[index : index + length] for index in range(0, len(text), length)]
-        kinds = [facts.kind_names[kind] for kind in facts.kinds[part].tolist()]
-        places, sizes = part.tolist(), facts.sizes[part].tolist()
-        files = [names[place] for place in places]
-        lines = name_lines(files, sizes, digests, kinds)
+        places = part.tolist()
+        files = names.each(places) if isinstance(names, MadeNames) else [names[place] for place in places]
+        lines = name_lines(files, facts.sizes[part], facts.digests[part], facts.kinds[part], facts.kind_names)
         for index in [index for index, place in enumerate(places) if place in facts.notes] if facts.notes else ():
-            (width, height), notes = sizes[index], tuple(facts.notes[places[index]])
-            lines[index] = ImageName.of(files[index], width, height, digests[index], kinds[index], notes).line()
-        yield from lines
+            digest, kind = facts.digests[places[index]].tobytes().hex(), facts.kind_names[facts.kinds[places[index]]]
+            (width, height), notes = facts.sizes[places[index]].tolist(), tuple(facts.notes[places[index]])
+            lines[index] = ImageName.of(files[index], width, height, digest, kind, notes).line()
+        yield "".join(lines).encode()

@@ -86,7 +86,7 @@ class DatasetWriter:
         return self._writer.new_file(f"{split}/images-{number:05d}.npy")
 
     def describe(self, split: SplitName, labels: Labels, names: Iterable[bytes] | None) -> None:
-        """Append the labels and the lines of names.jsonl of the next rows of a split."""
+        """Append the labels of the next rows of a split and, in pieces of any size, their lines of names.jsonl."""
         if split in self._labels and (names is None) != (split not in self._names):
             raise ValueError(f"some {split} images have names and others none")
         if names is not None:
@@ -106,7 +106,7 @@ class DatasetWriter:
         if len(images) != len(images if names is None else names):
             raise ValueError(f"{len(images)} images with {len(names or ())} names")
         first = sum(map(len, self._labels.get(split, ())))
-        self.describe(split, labels, None if names is None else (name.line() for name in names))
+        self.describe(split, labels, None if names is None else (name.line().encode() for name in names))
         self.rows(split).write(first, np.ascontiguousarray(images))
         if split == "train":
             self.sums += sums_of(images)
