@@ -231,15 +231,17 @@ HEAVY = {
 STORES = {f"components.shared.storage.{name}": name for name in ("gcs", "s3")}
 
 
-# Rooms that hold what needs a package: Pillow, ONNX Runtime with protobuf.
-ROOMS = ("components.shared.decoding", "components.shared.inference")
+# What needs a package: Pillow, ONNX Runtime with protobuf.
+ROOMS = ("components.shared.decoding", "components.shared.inference", "components.shared.html.pictures")
 
 
 def test_shared_modules_load_neither_torch_nor_kfp() -> None:
     modules = [name for name in shared_modules() if name not in STORES and not name.startswith(ROOMS)]
     assert len(modules) > 10
     assert loaded_by(modules) & HEAVY == set()
-    of_numpy = {"components.shared.artifacts.dataset", "components.shared.metrics"}
+    of_dataset = {f"dataset{part}" for part in ("", "_part", "_writer")} | {"names", "row_digests", "row_files"}
+    of_numpy = {f"components.shared.artifacts.{name}" for name in of_dataset}
+    of_numpy |= {"components.shared.metrics", "components.shared.pixel_sums"}
     assert "numpy" not in loaded_by([name for name in modules if name not in of_numpy])
 
 

@@ -19,7 +19,7 @@ from components.train.__main__ import main as train
 from pipelines.cli import main as shutterline
 from tests.examples import DIGITS, SMALL, write_digits, write_params
 
-SECONDS = 30
+SECONDS = 300
 
 
 @pytest.fixture(autouse=True)
