@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import inspect
 import os
 import shutil
@@ -33,6 +34,10 @@ import_kfp()  # before a test does, which takes two seconds more
 # kfp looks at the stack each time that a task gets something. Of a frame without a file, such as the first of a worker
 # of pytest-xdist, inspect goes through all modules: 95 % of the time of compiling, once tests have loaded many.
 inspect.modulesbyfile.update({"<string>": "builtins"})
+
+# What is imported stays: a collector that goes through torch and kfp again and again takes a tenth of all time.
+gc.freeze()
+gc.set_threshold(50_000, 20, 100)
 
 # Tests never judge time: an example may take as long as a busy machine needs.
 settings.register_profile("shutterline", deadline=None, print_blob=True)
