@@ -138,7 +138,7 @@ def _flipped(dataset: Path) -> None:
     [
         (_flipped, {}, "images-00000.npy: its SHA-256 is not the manifest's; it is damaged"),
         (lambda out: (out / "train" / "names.jsonl").unlink(), {}, "names.jsonl: is missing"),
-        (lambda out: _edited(out, decoder="rules 0"), {}, "what decoded it was rules 0, and is rules 1"),
+        (lambda out: _edited(out, decoder="rules 0"), {}, "what decoded it was rules 0, and is rules 2"),
         (lambda out: _edited(out, decoder=None), {}, "did not record what decoded it"),
         (lambda out: None, {"image_height": 5}, "its images have 4×4 with 1 channel(s), and 5×4 with 1 channel(s)"),
         (lambda out: None, {"image_fit": "pad"}, "image_fit was stretch, and is pad now"),

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from components.data_prep.engine.perceptual import perceptual_hashes
-from components.shared.decoding.content import DIGEST_BYTES, Content, UnreadableImageError, digest_of
+from components.data_prep.engine.pixel_digests import pixel_digests
+from components.shared.decoding.content import DIGEST_BYTES, Content, UnreadableImageError
 from components.shared.decoding.images import DecodingMemory, MemoryShareError, render
 from components.shared.decoding.pixels import Images, Note, fitted
 from components.shared.decoding.rendering import Rendering
@@ -118,15 +119,12 @@ def are_constant(images: Images) -> Mask:
 def raw_rows(images: Images, kind: str, rendering: Rendering, counted: npt.NDArray[np.bool_]) -> tuple[Images, Rows]:
     """The rows of raw pixels, uint8 of shape (n, height, width, channels), and what they are."""
     count, height, width, channels = images.shape
-    pixels, each = memoryview(images.tobytes()), height * width * channels  # slices of an array take longer
-    parts = (pixels[start : start + each] for start in range(0, len(pixels), each))
-    digests = list(map(digest_of, parts))
+    digests = pixel_digests(images)
     if images.shape[1:] != rendering.shape:
         pillow = (Image.fromarray(image[..., 0] if channels == 1 else image) for image in images)
         images = np.stack([fitted(image, rendering) for image in pillow])
     sizes = np.full((count, 2), (width, height), dtype=np.int32)
-    columns = np.frombuffer(b"".join(digests), np.uint8).reshape(count, DIGEST_BYTES)
-    return images, described(images, sizes, columns, [kind] * count, counted)
+    return images, described(images, sizes, digests, [kind] * count, counted)
 
 
 def write_rows(

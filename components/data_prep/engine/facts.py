@@ -19,7 +19,7 @@ class Facts:
     """Facts of the n positions of one split; of a position that was not decoded, the arrays hold zeros."""
 
     sizes: npt.NDArray[np.int32]  # of shape (n, 2): width and height of the upright image before it was resized
-    # BLAKE2b of the encoded bytes, or of the pixels of raw blocks: uint8 of shape (n, 16).
+    # BLAKE2b of the encoded bytes, or what `pixel_digests` gives of raw blocks: uint8 of shape (n, 16).
     digests: npt.NDArray[np.uint8]
     kinds: npt.NDArray[np.uint16]  # of shape (n,): index into kind_names
     hashes: npt.NDArray[np.uint64]  # of shape (n,): perceptual, from the stored pixels

@@ -24,7 +24,8 @@ _QUARTERS = 4
 _CONTRAST = 2
 # Pixels converted at once, as float32: 1 MiB, which stays in a core's cache.
 _CONVERTED = 256 * 1024
-# OpenBLAS starts threads for products of more than 2^18 multiplications, which on a busy machine wait for each other.
+# OpenBLAS starts threads for products of more multiplications, which on a busy machine wait for each other.
+MOST_PRODUCTS = 2**18
 _AT_ONCE = 64
 
 

@@ -12,7 +12,9 @@ import os
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +37,7 @@ from components.shared.decoding.content import Content
 from components.shared.decoding.images import DecodingMemory
 from components.shared.decoding.rendering import Rendering
 from components.shared.files import naming
+from components.shared.limits import usable_cpus
 from components.shared.pixel_sums import Sums
 from components.shared.text import shown
 
@@ -116,11 +119,15 @@ class RowDecoder:
         """
         wanted = np.flatnonzero(placing.files >= 0).tolist()
         most = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // math.prod(self._rendering.shape)))
-        with Feed(split.read, wanted, most, max(1, self._workers)) as feed:
-            jobs = _Jobs(split, self._rendering, placing, facts, sums, feed)
+        with (
+            Feed(split.read, wanted, most, max(1, self._workers)) as feed,
+            ThreadPoolExecutor(usable_cpus()) as threads,
+        ):
+            jobs = _Jobs(split, self._rendering, placing, facts, sums, feed, threads)
             if not self._decode_here(jobs, len(wanted)) and self._pool is not None:
                 for _ in self._pool.serve(jobs, feed.close):
                     self._advance(jobs.done())
+            jobs.finish_blocks()
         self._advance(jobs.done())
 
     def _decode_here(self, jobs: _Jobs, count: int) -> bool:
@@ -142,10 +149,18 @@ class _Jobs:
     """One split that is being decoded; threads take jobs and bring what was found out."""
 
     def __init__(
-        self, split: SourceSplit, rendering: Rendering, placing: Placing, facts: Facts, sums: Sums, feed: Feed
+        self,
+        split: SourceSplit,
+        rendering: Rendering,
+        placing: Placing,
+        facts: Facts,
+        sums: Sums,
+        feed: Feed,
+        threads: Executor,
     ) -> None:
         self._split, self._rendering, self._placing, self._facts = split, rendering, placing, facts
         self._sums, self._feed = sums, feed
+        self._threads, self._blocks = threads, deque[Future[None]]()
         self._done = 0
         self._changing = threading.Lock()
 
@@ -156,13 +171,20 @@ class _Jobs:
         return done
 
     def take(self, *, patiently: bool) -> Job | None:
-        """The next images to be decoded; blocks, which are not, are done here."""
+        """The next images to be decoded; blocks, which are not, are done in threads, as NumPy has most of the work."""
         while (taken := self._feed.take(patiently=patiently)) is not None:
             if isinstance(taken, Block):
-                self._put_block(taken)
+                self._blocks.append(self._threads.submit(self._finish_block, taken))
+                while self._blocks and self._blocks[0].done():
+                    self._blocks.popleft().result()
             elif images := [image for image in taken if not self._has_problem(image)]:
                 return self._job(images)
         return None
+
+    def finish_blocks(self) -> None:
+        """Wait until all blocks are done; raises what went wrong with one."""
+        while self._blocks:
+            self._blocks.popleft().result()
 
     def _has_problem(self, image: Encoded) -> bool:
         if image.problem:
@@ -223,11 +245,16 @@ class _Jobs:
             of_file = chunk.offsets[are_written & (chunk.files == number)]
             self._placing.written(self._placing.paths[file], (of_file - before) // each)
 
+    def _finish_block(self, block: Block) -> None:
+        try:
+            self._put_block(block)
+        finally:  # else the feed would wait, and nobody see the error
+            self._feed.release(block)
+
     def _put_block(self, block: Block) -> None:
         positions = np.arange(block.start, block.start + len(block.images))
         positions = positions[self._placing.files[positions] >= 0]
         if not len(positions):  # of another part
-            self._feed.release(block)
             return
         kind = f"{block.format} {'L' if block.images.shape[3] == 1 else 'RGB'}"
         counted = self._placing.counted[positions]
@@ -239,7 +266,6 @@ class _Jobs:
             write_rows(images, chunk.files, chunk.offsets, every, descriptors)
         self._take_over(positions, rows, every)
         self._report_written(files, chunk, rows)
-        self._feed.release(block)
 
     def _take_over(self, positions: npt.NDArray[np.int64], rows: Rows, chosen: npt.NDArray[np.bool_]) -> None:
         facts = self._facts

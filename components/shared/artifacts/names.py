@@ -32,8 +32,7 @@ class ImageName(NamedTuple):
         file: Its path, or what its source calls it, as one printable line.
         width: Of the upright image, before it was resized.
         height: The same.
-        digest: BLAKE2b-128 of the encoded bytes, hexadecimal; of the pixels, where it was not encoded; empty: not
-            recorded.
+        digest: BLAKE2b-128 of the encoded bytes, hexadecimal; of raw pixels, another 128 bits; empty: not recorded.
         kind: Format and mode, such as ``JPEG RGB``; empty: not recorded.
         notes: What was done with it that is worth reporting.
     """

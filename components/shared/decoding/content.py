@@ -15,7 +15,7 @@ DIGEST_BYTES = 16
 
 
 def digest_of(data: bytes | memoryview) -> bytes:
-    """BLAKE2b-128, by which encoded bytes, or raw pixels, are known again."""
+    """BLAKE2b-128, by which encoded bytes are known again."""
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 

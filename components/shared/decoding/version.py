@@ -8,14 +8,14 @@ from importlib.metadata import PackageNotFoundError, version
 
 from PIL import features
 
-# To be raised with every change of ours by which some image gets other pixels, another size, kind or note.
-RULES = 1
+# To be raised with every change of ours by which some image gets other pixels, another size, kind, digest or note.
+RULES = 2
 _LOSSY = ("libjpeg_turbo", "jpg_2000", "libtiff", "webp", "avif")  # as Pillow calls them; what others inflate is exact
 
 
 @cache
 def decoder_version() -> str:
-    """Versions of our rules and of the libraries that decode, such as ``rules 1, Pillow 12.0.0, webp 1.6.0``."""
+    """Versions of our rules and of the libraries that decode, such as ``rules 2, Pillow 12.0.0, webp 1.6.0``."""
     found = [f"rules {RULES}", f"Pillow {version('Pillow')}"]
     found += [f"{name} {known}" for name in _LOSSY if (known := features.version(name))]
     with suppress(PackageNotFoundError):  # an extra
