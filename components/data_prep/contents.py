@@ -9,7 +9,7 @@ from components.shared.decoding.content import FilePart as FilePart  # what it r
 from components.shared.decoding.pixels import Images
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, it would take three times as long to be made
 class Encoded:
     """One encoded image of a split."""
 

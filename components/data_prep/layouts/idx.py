@@ -222,9 +222,10 @@ def _opened(file: _IdxFile) -> Iterator[IO[bytes] | Inflated]:
         raise file.error(f"cannot be read: {error.strerror or error}") from error
 
 
-def _read(stream: IO[bytes] | Inflated, count: int) -> bytearray:
+def _read(stream: IO[bytes] | Inflated, count: int) -> bytes:
     """Up to `count` bytes; memory grows with what is there, not with what was asked for."""
-    data = bytearray()
-    while len(data) < count and (piece := stream.read(min(_PIECE, count - len(data)))):
-        data += piece
-    return data
+    pieces = []
+    while count and (piece := stream.read(min(_PIECE, count))):
+        pieces.append(piece)
+        count -= len(piece)
+    return b"".join(pieces)  # which of one piece makes no copy

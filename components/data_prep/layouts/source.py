@@ -18,8 +18,8 @@ from components.shared.errors import DataError
 from components.shared.text import shortened, shown
 
 # Raw images are read in blocks of about this many bytes: large enough that NumPy's work per block outweighs Python's,
-# small enough that memory does not grow with the data.
-BLOCK_BYTES = 4 * 1024**2
+# small enough that memory does not grow with the data, and that threads end at about the same time.
+BLOCK_BYTES = 1024**2
 
 
 @dataclass(frozen=True)
