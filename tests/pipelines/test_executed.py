@@ -47,6 +47,16 @@ def compile_for(target: PlatformName | None, *options: str, **settings: Any) -> 
     return file
 
 
+def only_data_prep(file: Path) -> Path:
+    """A compiled file without the steps that follow."""
+    document, *platforms = yaml.safe_load_all(file.read_text())
+    tasks = document["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    for name in [name for name in tasks if not name.startswith(("for-loop", "data-prep"))]:
+        del tasks[name]
+    file.write_text(yaml.safe_dump_all([document, *platforms]))
+    return file
+
+
 def execute(file: Path, *, data: Path = DIGITS, caching: bool = False) -> Exception | None:
     """Run a compiled file as kfp's local runner reads it; what kfp says went wrong is returned."""
     before = LocalExecutionConfig.instance
@@ -102,21 +112,9 @@ def test_a_compiled_file_gives_the_bytes_that_the_python_pipeline_gives(
     assert outcomes(ends()[-1]) == SUCCEEDED
 
 
-def test_a_second_run_is_served_from_the_cache_and_its_events_say_so() -> None:
-    file = compile_for("kubeflow", **{"data-prep": {"cache": True}})
-
-    assert execute(file, caching=True) is None
-    assert execute(file, caching=True) is None
-
-    first, second = ends()
-    assert (first.outcome, outcomes(first)) == ("succeeded", SUCCEEDED)
-    assert (second.outcome, outcomes(second)) == ("succeeded", dict.fromkeys(SUCCEEDED, "cached"))
-    assert len(list(Path("root").glob("*/train/model"))) == 1
-
-
 def test_data_prep_is_repeated_when_it_failed_and_not_cached_unless_asked(here: Path) -> None:
     """Data may change in their place."""
-    file, late = compile_for("kubeflow"), here / "late"
+    file, late = only_data_prep(compile_for("kubeflow")), here / "late"
 
     def arrive() -> None:
         while "failed" not in states("data-prep"):
@@ -128,7 +126,7 @@ def test_data_prep_is_repeated_when_it_failed_and_not_cached_unless_asked(here: 
     assert execute(file, data=late, caching=True) is None
     arrival.join()
     assert states("data-prep") == ["failed", "succeeded"]
-    assert outcomes(ends()[-1]) == SUCCEEDED
+    assert outcomes(ends()[-1])["data-prep"] == "succeeded"
 
     assert execute(file, data=late, caching=True) is None
     assert outcomes(ends()[-1])["data-prep"] == "succeeded"

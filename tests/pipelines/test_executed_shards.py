@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import yaml
 
 from components.data_prep.__main__ import main as data_prep
 from components.shared.events.data import PipelineStarted
@@ -14,7 +13,7 @@ from components.shared.events.spool import events_in
 from components.shared.run import EVENTS_VARIABLE
 from tests.data_prep.building import files_of
 from tests.examples import DIGITS, write_params
-from tests.pipelines.test_executed import EVENTS, SUCCEEDED, compile_for, ends, execute, outcomes
+from tests.pipelines.test_executed import EVENTS, SUCCEEDED, compile_for, ends, execute, only_data_prep, outcomes
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("capfd")]
 PARTS = [f"data-prep-part-{number}" for number in range(4)]
@@ -24,16 +23,6 @@ PARTS = [f"data-prep-part-{number}" for number in range(4)]
 def _shared_events(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All steps share a directory of events, as a volume is on a cluster."""
     monkeypatch.setenv(EVENTS_VARIABLE, str(here / EVENTS))
-
-
-def only_data_prep(file: Path) -> Path:
-    """A compiled file without the steps that follow."""
-    document, *platforms = yaml.safe_load_all(file.read_text())
-    tasks = document["components"]["comp-exit-handler-1"]["dag"]["tasks"]
-    for name in [name for name in tasks if not name.startswith(("for-loop", "data-prep"))]:
-        del tasks[name]
-    file.write_text(yaml.safe_dump_all([document, *platforms]))
-    return file
 
 
 def test_four_shards_make_the_dataset_that_a_single_step_makes() -> None:

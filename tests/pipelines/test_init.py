@@ -60,7 +60,7 @@ def folders(data: Path) -> Path:
 
 def split_folders(data: Path) -> Path:
     splits = ("Training/", 30), ("VALID_set/", 5), ("Test Data/", 10)
-    files = [pictures(name, of_each=count, size=(20, 16), color=True) for name, count in splits]
+    files = [pictures(name, of_each=count, color=True) for name, count in splits]
     return write_files(data, {name: content for each in files for name, content in each.items()})
 
 
@@ -72,7 +72,7 @@ def info_csv(data: Path) -> Path:
 
 def idx(data: Path) -> Path:
     images = np.stack(
-        [np.asarray(paint(shape, (14, 14), seed, color=False)) for seed in range(16) for shape in CLASSES]
+        [np.asarray(paint(shape, (16, 16), seed, color=False)) for seed in range(16) for shape in CLASSES]
     )
     return idx_folder(data, images, [*range(3)] * 16, end=".gz")
 
@@ -139,9 +139,9 @@ class Known(NamedTuple):
 
 SOURCES = {
     "folders": Known(folders, "a folder per class", {"image_height": 16, "test_fraction": 0.3}),
-    "split-folders": Known(split_folders, "a folder per class", {"image_height": 16, "image_width": 20}),
+    "split-folders": Known(split_folders, "a folder per class", {"image_height": 16, "is_image_color": True}),
     "info-csv": Known(info_csv, "info.csv", {"image_width": 16, "is_image_color": False, "validation_fraction": 0.0}),
-    "idx": Known(idx, "IDX files", {"image_width": 14, "is_image_color": False, "batch_size": 8}),
+    "idx": Known(idx, "IDX files", {"image_width": 16, "is_image_color": False, "batch_size": 8}),
     "tar.gz": Known(tar_gz, "a folder per class", {"image_width": 19, "image_fit": "pad", "is_image_color": True}),
     "zip": Known(uneven_zip, "a folder per class", {"class_weights": "balanced", "image_fit": "stretch"}),
     "webdataset": Known(shards, "WebDataset", {"image_width": 119, "stored_width": 136, "is_image_color": True}),
