@@ -68,8 +68,9 @@ run: $(VENV)/.run
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'not slow and not containers and not kill' $(TESTS)
 
-# The rest of `make test` does not depend on the version of Python.
-SHORT = tests/shared/params tests/shared/artifacts tests/pipelines/test_golden.py tests/pipelines/lint tests/evaluate
+# What may depend on the version of Python, by its standard library and by what pydantic and kfp make of annotations.
+SHORT = tests/shared/params/test_params.py tests/shared/params/test_params_schema.py tests/shared/artifacts \
+	tests/pipelines/test_golden.py tests/data_prep/test_hostile_archives.py tests/evaluate/test_evaluate.py
 test-python: $(VENV)/.dev
 	$(BIN)/shutterline run
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'not slow and not containers and not kill' $(SHORT)

@@ -131,7 +131,7 @@ def digits(count: int) -> list[Picture]:
 def test_near_duplicates_are_found_among_images_that_resemble_each_other(
     tmp_path: Path, name: str, column: int
 ) -> None:
-    pictures = scenes(300, 64) if name == "photographs" else digits(800)
+    pictures = scenes(300, 64) if name == "photographs" else digits(400)
     for index, picture in enumerate(pictures):
         put(tmp_path / "data" / "train" / str(index % 2) / f"{index}.png", picture)
     planted = 40

@@ -192,7 +192,6 @@ def test_data_in_a_bucket_is_passed_on_as_it_was_written(
         pytest.param(signal.SIGTERM, False, 143, "SIGTERM", marks=pytest.mark.slow, id="SIGTERM"),
         # Which is what the step then gets.
         pytest.param(signal.SIGINT, False, 130, "SIGTERM", marks=pytest.mark.slow, id="SIGINT to the command alone"),
-        pytest.param(signal.SIGHUP, False, 143, "SIGHUP", marks=pytest.mark.slow, id="SIGHUP"),
     ],
 )
 def test_a_run_that_is_asked_to_stop_ends_in_good_order(

@@ -23,12 +23,9 @@ def test_the_reference_without_its_repeated_block_trains(tmp_path: Path) -> None
     raw |= {"num_epochs": 1, "device": "cpu"}
     with pytest.warns(ParamsWarning, match=r"learning_rate_schedule\[0\]\.kwargs\.verbose"):
         from_dict = Params.from_dict(raw)
-    from_json = Params.load(from_dict.to_json())
+    assert Params.load(from_dict.to_json()) == from_dict
     prepare(data=DIGITS, dataset=tmp_path / "data", params=from_dict)
 
-    for name, params in (("dict", from_dict), ("json", from_json)):
-        result = train(dataset=tmp_path / "data", model=tmp_path / name, params=params)
-        assert result.parameters == 406_218
+    result = train(dataset=tmp_path / "data", model=tmp_path / "model", params=from_dict)
 
-    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("dict", "json")]
-    assert models[0] == models[1]
+    assert result.parameters == 406_218

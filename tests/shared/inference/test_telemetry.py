@@ -93,13 +93,6 @@ def evaluate(folder: Path) -> list[str]:
     return [*MODULE, "components.evaluate", *parts_in(folder).command()]
 
 
-def train(folder: Path) -> list[str]:
-    """Its check of the exported file runs it."""
-    parts = parts_in(folder)
-    places = ["--dataset", str(parts.dataset), "--model", str(folder / "trained")]
-    return [*MODULE, "components.train", *places, "--params", parts.params.to_json(), "--set", "num_epochs=1"]
-
-
 def images(folder: Path) -> list[str]:
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "some.png")
     return [str(folder / "some.png")]
@@ -125,7 +118,6 @@ def whole_run(folder: Path) -> list[str]:
         evaluate,
         predict,
         predict_by_the_command,
-        pytest.param(train, marks=pytest.mark.slow),
         pytest.param(whole_run, marks=pytest.mark.slow),
     ],
 )
