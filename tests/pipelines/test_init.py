@@ -29,7 +29,7 @@ from tests.pipelines.conftest import Refused, Shutterline
 CLASSES = SHAPES[:3]
 
 
-def pictures(start: str = "", *, of_each: int = 14, size: tuple[int, int] = (16, 16), **options: Any) -> Files:
+def pictures(start: str = "", *, of_each: int = 14, size: tuple[int, int] = (12, 12), **options: Any) -> Files:
     """A folder of each class with so many pictures, each with a number of its own."""
     first = sum(map(ord, start)) * 1000
     ending = options.get("kind", "PNG").lower()
@@ -72,7 +72,7 @@ def info_csv(data: Path) -> Path:
 
 def idx(data: Path) -> Path:
     images = np.stack(
-        [np.asarray(paint(shape, (16, 16), seed, color=False)) for seed in range(16) for shape in CLASSES]
+        [np.asarray(paint(shape, (12, 12), seed, color=False)) for seed in range(16) for shape in CLASSES]
     )
     return idx_folder(data, images, [*range(3)] * 16, end=".gz")
 
@@ -138,16 +138,16 @@ class Known(NamedTuple):
 
 
 SOURCES = {
-    "folders": Known(folders, "a folder per class", {"image_height": 16, "test_fraction": 0.3}),
-    "split-folders": Known(split_folders, "a folder per class", {"image_height": 16, "is_image_color": True}),
-    "info-csv": Known(info_csv, "info.csv", {"image_width": 16, "is_image_color": False, "validation_fraction": 0.0}),
-    "idx": Known(idx, "IDX files", {"image_width": 16, "is_image_color": False, "batch_size": 8}),
+    "folders": Known(folders, "a folder per class", {"image_height": 12, "test_fraction": 0.3}),
+    "split-folders": Known(split_folders, "a folder per class", {"image_height": 12, "is_image_color": True}),
+    "info-csv": Known(info_csv, "info.csv", {"image_width": 12, "is_image_color": False, "validation_fraction": 0.0}),
+    "idx": Known(idx, "IDX files", {"image_width": 12, "is_image_color": False, "batch_size": 8}),
     "tar.gz": Known(tar_gz, "a folder per class", {"image_width": 19, "image_fit": "pad", "is_image_color": True}),
     "zip": Known(uneven_zip, "a folder per class", {"class_weights": "balanced", "image_fit": "stretch"}),
     "webdataset": Known(shards, "WebDataset", {"image_width": 119, "stored_width": 136, "is_image_color": True}),
-    "metadata.csv": Known(metadata_csv, "manifest", {"image_width": 16, "is_image_color": False}),
-    "json-lines": Known(json_lines, "manifest", {"image_height": 16, "is_image_color": False, "test_fraction": 0.3}),
-    "parquet": Known(parquet, "Parquet", {"image_width": 16, "is_image_color": True}),
+    "metadata.csv": Known(metadata_csv, "manifest", {"image_width": 12, "is_image_color": False}),
+    "json-lines": Known(json_lines, "manifest", {"image_height": 12, "is_image_color": False, "test_fraction": 0.3}),
+    "parquet": Known(parquet, "Parquet", {"image_width": 12, "is_image_color": True}),
 }  # fmt: skip
 
 
@@ -217,7 +217,7 @@ def test_run_says_what_data_get_that_come_without_params(here: Path, shutterline
     # A command before it, in the same process, may have begun to log.
     first, second, last = (line for line in done.err.splitlines() if " data-prep " not in line)
     assert (done.code, last) == (2, f"error: {GATELESS}")
-    assert first.startswith("a folder per class: 42 train images in 3 classes, 14 training images each; all 16×16 pix")
+    assert first.startswith("a folder per class: 42 train images in 3 classes, 14 training images each; all 12×12 pix")
     assert "n_classes 3, image_height 16, image_width 16, is_image_color false" in second
 
 
