@@ -77,7 +77,7 @@ def test_all_serve_with_topics_and_bucket_and_end_with_the_script(
         (f"http://{HOST}:{ports['pubsub']}/v1/projects/local-project/subscriptions", "subscriptions/status-watch"),
         (f"http://{HOST}:{ports['tensorboard']}/data/environment", "version"),
     ):
-        with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310 - our own servers
+        with urllib.request.urlopen(address, timeout=60) as answer:  # noqa: S310 - our own servers
             assert wanted in json.dumps(json.load(answer))
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

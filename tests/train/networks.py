@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import load_file
@@ -14,12 +18,27 @@ from components.classifier.onnx_graph import export_graph
 from components.shared.artifacts.artifact import ImageShape
 from components.shared.artifacts.model import Model
 from components.shared.params.params import Params
+from components.train.graph_export import GraphExport
 from tests.configs import layer
 
 RANDOM = [  # which ONNX cannot express
     layer("Conv2d", in_channels=1, out_channels=4, kernel_size=3),
     layer("FractionalMaxPool2d", kernel_size=2, output_size=3),
 ]
+ONE_PIXEL = [layer("Conv2d", in_channels=1, out_channels=4, kernel_size=8), layer("BatchNorm2d", num_features=4)]
+
+
+@contextmanager
+def long_steps() -> Iterator[None]:
+    """Within, each step takes a while: a training that goes on until its export fails leaves it the processor."""
+    has_failed = GraphExport.has_failed
+
+    def later(graph: GraphExport) -> bool:
+        time.sleep(0.1)
+        return has_failed(graph)
+
+    with patch.object(GraphExport, "has_failed", later):
+        yield
 
 
 def network_in(model: Model) -> Network:

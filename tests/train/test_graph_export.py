@@ -23,7 +23,7 @@ from components.train.graph_files import graph_key, keep_graph
 from components.train.train import train
 from tests.configs import layer
 from tests.examples import small, write_params
-from tests.train.networks import RANDOM
+from tests.train.networks import RANDOM, long_steps
 
 ROOT = Path(__file__).parents[2]
 REASON = (
@@ -64,7 +64,8 @@ def test_a_network_that_cannot_be_expressed_ends_the_training(
 ) -> None:
     params = write_params(tmp_path / "params.json", net_arch=RANDOM, num_epochs=100_000)
 
-    assert main(["--dataset", str(few), "--model", str(tmp_path / "model"), "--params", str(params)]) == 2
+    with long_steps():
+        assert main(["--dataset", str(few), "--model", str(tmp_path / "model"), "--params", str(params)]) == 2
 
     error = capsys.readouterr().err
     assert error.count(REASON) == 1

@@ -21,7 +21,8 @@ from components.train.checkpoints.format import list_checkpoints, read_checkpoin
 from tests.configs import layer, schedule, transform
 from tests.examples import DIGITS, small
 from tests.train.interrupting import trained
-from tests.train.trials import network_input, trainer_of
+from tests.train.networks import ONE_PIXEL
+from tests.train.trials import PLAIN_ARCH, network_input, trainer_of
 
 
 def weights(dataset: Path, out: Path, **changes: Any) -> bytes:
@@ -70,7 +71,7 @@ def test_flip_images_and_flip_probability(few: Path, dataset: Path, tmp_path: Pa
 
 
 def test_flips_are_for_training_only(few: Path, tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"learning_rate": 1e-30, "net_arch": [layer("Flatten")]}
+    changes: dict[str, Any] = {"learning_rate": 1e-30, "net_arch": PLAIN_ARCH}
 
     plain, flipped = (manifest(few, tmp_path / str(on), flip_images=on, **changes).history for on in (False, True))
 
@@ -118,9 +119,9 @@ def test_manual_seed(few: Path, tmp_path: Path) -> None:
 
 
 def test_net_arch_and_n_classes(few: Path, tmp_path: Path) -> None:
-    wider = [layer("Conv2d", in_channels=1, out_channels=5, kernel_size=8)]
+    wider = manifest(few, tmp_path / "wider", net_arch=ONE_PIXEL)
 
-    assert manifest(few, tmp_path / "wider", net_arch=wider).parameters == 1 * 5 * 64 + 5 + 5 * 10 + 10
+    assert wider.parameters == 1 * 4 * 64 + 4 + 2 * 4 + 4 * 10 + 10
     assert network_of(small(n_classes=3)).classifier.out_features == 3
     with pytest.raises(InputError, match="n_classes"):
         prepare(data=DIGITS, dataset=tmp_path / "data", params=small(n_classes=9))

@@ -29,6 +29,7 @@ from components.train.trials import find_learning_rate, smoke
 from tests.configs import layer
 from tests.examples import SMALL, digits, small
 from tests.train.interrupting import weights_in
+from tests.train.networks import ONE_PIXEL
 from tests.train.trials import ONE_STEP, trainer_of
 
 OF_GPU = "CUDA out of memory. Tried to allocate 2.00 GiB."
@@ -68,9 +69,6 @@ def roomy(trainer: Trainer, room: int, tried: list[int]) -> Trainer:
 )
 def test_what_is_out_of_memory(error: BaseException, is_one: bool) -> None:
     assert is_out_of_memory(error) is is_one
-
-
-ONE_PIXEL = [layer("Conv2d", in_channels=1, out_channels=4, kernel_size=8), layer("BatchNorm2d", num_features=4)]
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,9 @@ from components.train.__main__ import main
 from components.train.train import train
 from tests.configs import layer
 from tests.examples import small, write_digits, write_params
-from tests.train.networks import network_in
+from tests.train.networks import ONE_PIXEL, network_in
 
 CPU = torch.device("cpu")
-ONE_PIXEL = [layer("Conv2d", in_channels=1, out_channels=4, kernel_size=8), layer("BatchNorm2d", num_features=4)]
 DIVERGING: dict[str, Any] = {"optim_class": "torch.optim.SGD", "learning_rate": 1e30}
 
 
