@@ -218,7 +218,7 @@ def test_run_says_what_data_get_that_come_without_params(here: Path, shutterline
     first, second, last = (line for line in done.err.splitlines() if " data-prep " not in line)
     assert (done.code, last) == (2, f"error: {GATELESS}")
     assert first.startswith("a folder per class: 42 train images in 3 classes, 14 training images each; all 12×12 pix")
-    assert "n_classes 3, image_height 16, image_width 16, is_image_color false" in second
+    assert "n_classes 3, image_height 12, image_width 12, is_image_color false" in second
 
 
 GATELESS = "--require-gate: the params have no gate; add one, such as --set gate.accuracy.min=0.97"
