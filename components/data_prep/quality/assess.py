@@ -67,6 +67,7 @@ def assess(columns: Columns, rendering: Rendering) -> QualityReport:
         unreadable=sum(len(facts.unreadable) for facts in columns.assembled.facts.values()),
         left_out=source.left_out,
         findings=findings,
+        compared_with_some=found.crowded,
     )
 
 

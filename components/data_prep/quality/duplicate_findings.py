@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from components.data_prep.quality.close_hashes import Indices
 from components.data_prep.quality.columns import Columns
 from components.data_prep.quality.duplicates import Duplicates
+from components.data_prep.quality.equal_values import Indices, first_of_each
 from components.data_prep.quality.model import MAX_EXAMPLES, Example, Finding
 
 
@@ -50,7 +50,7 @@ def _leakage(columns: Columns, found: Duplicates) -> Iterator[Finding]:
         "Keep what shows the same in one split, or remove it from one: figures on it are too good; where such images "
         "are really different ones, leave them.",
         _pairs(columns, np.flatnonzero(near), beside[groups]),
-        at_least=not found.are_all,
+        at_least=found.crowded > 0,
     )
 
 
@@ -88,7 +88,7 @@ def _conflicts(columns: Columns, found: Duplicates) -> Iterator[Finding]:
         "Images of different classes show nearly the same.",
         "Look whether one of the labels is wrong.",
         _pairs(columns, np.flatnonzero(beside >= 0), beside),
-        at_least=not found.are_all,
+        at_least=found.crowded > 0,
     )
 
 
@@ -111,7 +111,7 @@ def _copies(columns: Columns, found: Duplicates) -> Iterator[Finding]:
         "Images show nearly the same as another one of their split.",
         "Remove what adds nothing.",
         _pairs(columns, np.flatnonzero(near), first_near),
-        at_least=not found.are_all,
+        at_least=found.crowded > 0,
     )
 
 
@@ -119,8 +119,7 @@ def _again(columns: Columns, groups: Indices) -> tuple[npt.NDArray[np.bool_], In
     """Which images have one of their group before them in their split, and the first such one of each."""
     first = np.arange(len(columns))
     for part in columns.splits.values():
-        _, index, inverse = np.unique(groups[part], return_index=True, return_inverse=True)
-        first[part] = index[inverse] + part.start
+        first[part] = first_of_each(groups[part]) + part.start
     return first != np.arange(len(columns)), first
 
 

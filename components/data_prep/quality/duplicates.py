@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
 from components.data_prep.engine.perceptual import Hashes
-from components.data_prep.quality.close_hashes import Indices, close_pairs
+from components.data_prep.quality.close_hashes import close_pairs
+from components.data_prep.quality.equal_values import Indices, first_of_each, grouped
 from components.data_prep.quality.likeness import Rows, same_pairs
-from components.shared.decoding.content import DIGEST_BYTES, digest_of
+from components.shared.decoding.content import digest_of
 
 # Of 1,797 different digits of 8×8 pixels (scikit-learn's), 159 pairs would be near duplicates.
 LEAST_SIDE = 16
@@ -30,7 +32,7 @@ class Duplicates:
 
     groups: Indices  # of shape (n,): the lowest index of an image with the same bytes or stored pixels
     pairs: tuple[Indices, Indices]  # the lower first
-    are_all: bool  # else there are so many images with close hashes that only some of them were compared
+    crowded: int  # how many resemble so many others by their hashes that they were compared with some of these alone
 
     def near_groups(self) -> Indices:
         """Of shape (n,): the lowest index of the images that are connected by being exact or near duplicates."""
@@ -65,41 +67,40 @@ def find_duplicates(
         shape: Of a stored image; where a side is below `LEAST_SIDE`, exact duplicates alone are looked for.
     """
     image_bytes = math.prod(shape)
-    same_bytes = _first_of_each(digests)
+    same_bytes = _first_of_each_digest(digests)
     shows = ~constant & (hashes != 0)
     candidates = np.flatnonzero((same_bytes == np.arange(len(hashes))) & shows)
     groups = _with_same_pixels(candidates, hashes, rows, image_bytes)[same_bytes]
     distinct = candidates[groups[candidates] == candidates] if min(shape[:2]) >= LEAST_SIDE else candidates[:0]
-    order = distinct[np.argsort(hashes[distinct], kind="stable")]
-    different, starts, counts = np.unique(hashes[order], return_index=True, return_counts=True)
-    close = close_pairs(different)
+    order, starts = grouped(hashes[distinct])
+    order, counts = distinct[order], np.diff(starts, append=len(order))
+    close = close_pairs(hashes[order[starts]])
     pairs = [_within(order, starts, counts), *_between(order, starts, counts, close.one, close.other)]
     one, other = (np.concatenate(each) for each in zip(*pairs, strict=True))
     is_same = same_pairs(one, other, rows, image_bytes)
     one, other = one[is_same], other[is_same]
-    return Duplicates(groups, (np.minimum(one, other), np.maximum(one, other)), close.are_all)
-
-
-def _first_of_each(keys: npt.NDArray[np.uint8]) -> Indices:
-    """For each row of bytes, the index of the first one that is equal."""
-    rows = np.ascontiguousarray(keys).view(f"V{keys.shape[1]}")[:, 0]
-    _, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
-    return first[inverse]
+    return Duplicates(groups, (np.minimum(one, other), np.maximum(one, other)), int(counts[close.crowded].sum()))
 
 
 def _with_same_pixels(candidates: Indices, hashes: Hashes, rows: Rows, image_bytes: int) -> Indices:
     """For each image, the first candidate with the same pixels; of images that are none, their own index."""
     first = np.arange(len(hashes))
-    _, inverse, counts = np.unique(hashes[candidates], return_inverse=True, return_counts=True)
-    shared = candidates[counts[inverse] > 1]
-    if len(shared):
-        digests = np.zeros((len(shared), DIGEST_BYTES), dtype=np.uint8)
-        size = max(1, _BYTES_AT_ONCE // image_bytes)
-        for start in range(0, len(shared), size):
-            for at, image in enumerate(rows(shared[start : start + size]), start):
-                digests[at] = np.frombuffer(digest_of(image.tobytes()), dtype=np.uint8)
-        first[shared] = shared[_first_of_each(digests)]
+    order, starts = grouped(hashes[candidates])
+    counts = np.diff(starts, append=len(order))
+    shared = np.sort(candidates[order[np.repeat(counts > 1, counts)]])
+    digests = []
+    size = max(1, _BYTES_AT_ONCE // image_bytes)
+    for start in range(0, len(shared), size):
+        pixels = rows(shared[start : start + size]).tobytes()
+        digests += [digest_of(pixels[at : at + image_bytes]) for at in range(0, len(pixels), image_bytes)]
+    first[shared] = shared[_first_of_each_digest(np.frombuffer(b"".join(digests), dtype=np.uint8))]
     return first
+
+
+def _first_of_each_digest(digests: npt.NDArray[np.uint8]) -> Indices:
+    """For each digest, the index of the first one that is equal."""
+    halves = digests.reshape(-1).view(np.int64).reshape(-1, 2)
+    return first_of_each(first_of_each(halves[:, 0]) * len(halves) + first_of_each(halves[:, 1]))
 
 
 def _within(order: Indices, starts: Indices, counts: Indices) -> tuple[Indices, Indices]:
@@ -114,7 +115,9 @@ def _between(
     order: Indices, starts: Indices, counts: Indices, one: Indices, other: Indices
 ) -> Iterator[tuple[Indices, Indices]]:
     """The first few images of each of two close hashes."""
-    for first in range(_MEMBERS):
-        for second in range(_MEMBERS):
-            both = (counts[one] > first) & (counts[other] > second)
-            yield order[starts[one[both]] + first], order[starts[other[both]] + second]
+    yield order[starts[one]], order[starts[other]]
+    several = (counts[one] > 1) | (counts[other] > 1)
+    one, other = one[several], other[several]
+    for first, second in [*product(range(_MEMBERS), repeat=2)][1:]:
+        both = (counts[one] > first) & (counts[other] > second)
+        yield order[starts[one[both]] + first], order[starts[other[both]] + second]

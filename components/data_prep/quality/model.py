@@ -110,3 +110,9 @@ class QualityReport(Record):
     unreadable: int
     left_out: LeftOut
     findings: list[Finding] = Field(description="The most severe first.")
+    compared_with_some: int = Field(
+        0,
+        ge=0,
+        description="How many images resemble so many others that they were compared with the most similar ones alone: "
+        "there may be more near duplicates.",
+    )

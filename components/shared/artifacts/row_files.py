@@ -91,10 +91,16 @@ class RowFiles:
                 inner = wanted[of_file] % self.per_file
                 # Rows that ascend and nearly follow each other at once: in a tenth of the time of one by one.
                 breaks = np.flatnonzero((np.diff(inner) < 0) | (np.diff(inner) > _NEARLY)) + 1
-                for run, at in zip(np.split(inner, breaks), np.split(of_file, breaks), strict=True):
-                    part = np.empty((run[-1] + 1 - run[0], *self.shape), dtype=np.uint8)
-                    read_at(descriptor, part, self.header_bytes + int(run[0]) * self.row_bytes)
-                    found[at] = part[run - run[0]]
+                starts, stops = np.append(0, breaks), np.append(breaks, len(inner))
+                runs = zip(*(each.tolist() for each in (starts, stops, inner[starts], inner[stops - 1])), strict=True)
+                for start, stop, first, last in runs:
+                    offset = self.header_bytes + first * self.row_bytes
+                    if stop - start == 1:
+                        read_at(descriptor, found[of_file[start]], offset)
+                        continue
+                    part = np.empty((last + 1 - first, *self.shape), dtype=np.uint8)
+                    read_at(descriptor, part, offset)
+                    found[of_file[start:stop]] = part[inner[start:stop] - first]
         return found
 
     def sums(self, count: int) -> Sums:
