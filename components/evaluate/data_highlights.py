@@ -40,7 +40,7 @@ def data_highlights(findings: Findings, dataset: DatasetManifest, taken: ImageSh
         "chart": column_chart(
             f"Images of each class, {split} split, largest first",
             f"{len(of_classes):,} classes from {' to '.join(extremes)} images",
-            sorted(of_classes, reverse=True),
+            sorted(zip(map(named, dataset.classes), of_classes, strict=True), key=lambda each: -each[1]),
         ),
     }
 

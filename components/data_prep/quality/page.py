@@ -72,7 +72,7 @@ def render_page(report: QualityReport, columns: Columns) -> str:
         chart=column_chart(
             "Training images of each class",
             f"Training images of each of {len(report.classes):,} classes in their order",
-            report.splits["train"].class_counts,
+            [*zip(map(named, report.classes), report.splits["train"].class_counts, strict=True)],
         ),
         sizes=_sizes(report),
         size_rows=[

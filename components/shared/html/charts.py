@@ -15,6 +15,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 34
 _UNIT_HEIGHT = _WIDTH - _LEFT - _RIGHT + _TOP + _BOTTOM
 # With more points than this, marks on them would run together.
 _MAX_MARKS = 40
+# Names of columns stand upright below them, each in the width of a line; longer ones are cut.
+_MAX_NAMES, _MAX_LETTERS = 24, 14
 # Columns of two units, each with at most four points: a line of any length is below 8 kB, and looks the same.
 _COLUMN = 2
 
@@ -104,17 +106,30 @@ def unit_chart(
     return _figure(title, label, series, parts, _UNIT_HEIGHT)
 
 
-def column_chart(title: str, label: str, counts: Sequence[int]) -> Markup:
-    """Counts as columns from zero, from left to right; many of them are one area."""
-    across = _Axis(0.5, len(counts) + 0.5, _LEFT, _WIDTH - _RIGHT)
+def column_chart(title: str, label: str, columns: Sequence[tuple[str, int]]) -> Markup:
+    """Counts as columns from zero, from left to right, each with its name; many of them are one area, a few named."""
+    across = _Axis(0.5, len(columns) + 0.5, _LEFT, _WIDTH - _RIGHT)
+    counts = [count for _, count in columns]
     along = replace(_values([0, *counts]), low=0) if max(counts) else _values([0, 1])
-    gap = 0.1 if len(counts) <= _MAX_MARKS else 0
-    path = ""
-    for number, count in enumerate(counts, start=1):
+    gap = 0.1 if len(columns) <= _MAX_MARKS else 0
+    paths, names = [], []
+    for number, (name, count) in enumerate(columns, start=1):
         left, right = (across.position(number + side) for side in (gap - 0.5, 0.5 - gap))
-        path += f"M{left:.1f} {along.start}V{along.position(count):.1f}H{right:.1f}V{along.start}"
-    parts = [_grid(along), _ticks_across(across, "class"), f'<path class="columns" d="{path}"/>']
-    return _figure(title, label, [], parts, _HEIGHT)
+        paths.append(f"M{left:.1f} {along.start}V{along.position(count):.1f}H{right:.1f}V{along.start}")
+        if (number - 1) % -(-len(columns) // _MAX_NAMES) == 0:
+            short = name if len(name) <= _MAX_LETTERS else f"{name[: _MAX_LETTERS - 1]}…"
+            at = f"translate({across.position(number) + 4:.1f} {along.start + 8}) rotate(-90)"
+            names.append(f'<text class="up" transform="{at}"><title>{escape(name)}</title>{escape(short)}</text>')
+    drawn = (
+        [
+            f'<path class="columns" d="{path}"><title>{escape(name)}: {count:,}</title></path>'
+            for path, (name, count) in zip(paths, columns, strict=True)
+        ]
+        if gap
+        else [f'<path class="columns" d="{"".join(paths)}"/>']
+    )
+    height = along.start + 14 + 8 * min(_MAX_LETTERS, max(len(name) for name, _ in columns))
+    return _figure(title, label, [], [_grid(along), *drawn, *names], round(height))
 
 
 def _figure(title: str, label: str, lines: Sequence[Series], parts: Sequence[str], height: int) -> Markup:

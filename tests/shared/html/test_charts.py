@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from components.shared.html.charts import Series, line_chart
+from components.shared.html.charts import Series, column_chart, line_chart
 
 WIDTH, HEIGHT = 380, 230
 
@@ -143,3 +143,19 @@ def test_names_are_escaped_and_spoken() -> None:
     svg = line_chart('<"Loss">', [Series("a<b", "trained", [(1, 2.0), (2, 0.5)]), Series("c", "rate", [(1, 1.0)])], 1)
     assert "&lt;&#34;Loss&#34;&gt;" in svg
     assert 'aria-label="&lt;&#34;Loss&#34;&gt; over epochs: a&lt;b from 2 to 0.5; c from 1 to 1"' in svg
+
+
+def test_columns_are_named_in_full_and_below_them_in_short() -> None:
+    svg = column_chart("Images", "3 classes", [("<cat>", 1200), ("a name of many letters", 3), ("dog", 0)])
+    assert re.findall("<title>([^<]*)</title></path>", svg) == [
+        "&lt;cat&gt;: 1,200",
+        "a name of many letters: 3",
+        "dog: 0",
+    ]
+    assert re.findall("<title>([^<]*)</title>([^<]*)</text>", svg) == [
+        ("&lt;cat&gt;", "&lt;cat&gt;"),
+        ("a name of many letters", "a name of man…"),
+        ("dog", "dog"),
+    ]
+    many = column_chart("Images", "1,000 classes", [(str(index), index) for index in range(1000)])
+    assert (many.count("<path"), many.count("<title>")) == (1, 24)
