@@ -43,6 +43,7 @@ CONTENTS = re.compile(r"files-[0-9a-f]{12}")  # the folder of an artifact's file
 _LONGEST_PART, _LONGEST_FILE = 255, 1000
 _MANIFESTS = ("dataset.json", "model.json", "evaluation.json")
 _CLASS_NAME_LENGTH = 200
+_AT_ONCE = 8
 EARLIER: Literal["of_an_earlier_version"] = "of_an_earlier_version"  # the error of a manifest that is whole
 _RELATIVE_FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 
@@ -225,14 +226,18 @@ class ArtifactWriter:
         return path
 
     def record(self, path: Path, sha256: str | None = None) -> FileRecord:
-        """The manifest's entry for a finished file, whose SHA-256 may be known, after making it durable."""
-        with naming(path), path.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        """The manifest's entry for a finished file, whose SHA-256 may be known."""
         name = path.relative_to(self.path).as_posix()
         return FileRecord(file=name, bytes=path.stat().st_size, sha256=sha256 or sha256_of(path))
 
     def commit(self, manifest: Manifest) -> None:
-        """Write the manifest: from here on the artifact is whole; ArtifactError if it is larger than one may be."""
+        """Make the files durable and write the manifest: from here on the artifact is whole.
+
+        ArtifactError: the manifest is larger than one may be.
+        """
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # file systems make several durable in the time of one
+            for _ in pool.map(_make_durable, (self.path / record.file for record in manifest.files())):
+                pass
         for folder in {file.parent for file in self._written} | {self.path}:
             fsync_directory(folder)
         text = json_bytes(manifest.model_dump(mode="json"))
@@ -243,6 +248,11 @@ class ArtifactWriter:
             )
         write_atomically(self._manifest, text)
         self._committed = True
+
+
+def _make_durable(file: Path) -> None:
+    with naming(file), file.open("rb+") as stream:
+        os.fsync(stream.fileno())
 
 
 def read_manifest(path: Path, kind: ArtifactKind) -> Any:

@@ -33,6 +33,10 @@ class _Growing:
     def is_complete(self) -> bool:
         return self.whole == len(self.is_written)
 
+    @property
+    def size(self) -> int:
+        return self.header_bytes + len(self.is_written) * self.row_bytes
+
     def advance(self) -> None:
         while not self.is_complete:
             ahead = self.is_written[self.whole : self.whole + 4096]
@@ -114,7 +118,7 @@ class RowDigests:
                 read_at(descriptor, buffer[:count], growing.position)
                 growing.digest.update(buffer[:count])
                 growing.position += count
-                if growing.position % _FLUSHED < count:
+                if growing.position % _FLUSHED < count or growing.position == growing.size:
                     os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
