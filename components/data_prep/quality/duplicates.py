@@ -18,7 +18,7 @@ from components.shared.decoding.content import digest_of
 
 # Of 1,797 different digits of 8×8 pixels (scikit-learn's), 159 pairs would be near duplicates.
 LEAST_SIDE = 16
-_BYTES_AT_ONCE = 8 * 1024**2
+_BYTES_AT_ONCE = 1024**2
 # Of images with one hash, or with two that are close, this many are compared with each other.
 _MEMBERS = 4
 
