@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import warnings
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -8,6 +10,15 @@ from components.shared.logs import log_to_stderr
 from tests.peers.fixtures import gcs_bucket, gcs_server, s3_bucket, s3_server, seaweed
 
 __all__ = ["gcs_bucket", "gcs_server", "s3_bucket", "s3_server", "seaweed"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _files_of_libraries() -> Iterator[None]:
+    """Libraries leave files open to the garbage collector; they are collected here, so that no later test is blamed."""
+    yield
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="unclosed file", category=ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture
