@@ -88,12 +88,13 @@ def _with_same_pixels(candidates: Indices, hashes: Hashes, rows: Rows, image_byt
     order, starts = grouped(hashes[candidates])
     counts = np.diff(starts, append=len(order))
     shared = np.sort(candidates[order[np.repeat(counts > 1, counts)]])
-    digests = []
+    digests = bytearray()
     size = max(1, _BYTES_AT_ONCE // image_bytes)
     for start in range(0, len(shared), size):
         pixels = rows(shared[start : start + size]).tobytes()
-        digests += [digest_of(pixels[at : at + image_bytes]) for at in range(0, len(pixels), image_bytes)]
-    first[shared] = shared[_first_of_each_digest(np.frombuffer(b"".join(digests), dtype=np.uint8))]
+        for at in range(0, len(pixels), image_bytes):
+            digests += digest_of(pixels[at : at + image_bytes])
+    first[shared] = shared[_first_of_each_digest(np.frombuffer(digests, dtype=np.uint8))]
     return first
 
 
