@@ -17,9 +17,9 @@ MOST_BITS = 4
 # other 4: all such pairs are found by sorting 9 times, each time by two blocks (after Norouzi, Punjani, Fleet, "Fast
 # Search in Hamming Space with Multi-Index Hashing", CVPR 2012, who search by one block).
 _BLOCKS, _FIRST, _AGREEING = 7, 3, 2
-# Hashes that agree in two blocks are compared with at most so many that follow in the order of their bits. Of images
-# that were made half or twice as large among 70,000 digits, nearly all of which have more neighbours, 99.4 % are found
-# so, and 99.6 % by comparing them with 128 each, which takes three times as long.
+# Hashes that agree in two blocks are compared with at most so many that follow in the order of their bits. Of copies of
+# twice the size among 70,000 digits, nine tenths of which have more such neighbours, 99.4 % are found so, and 99.6 %
+# where 15 orders, each with 128 that follow, take nearly three times as long.
 _WINDOW = 24
 # No more pairs are looked for once there are so many for each hash: 0.1 GB of 100,000 hashes.
 _PAIRS_EACH = 32
