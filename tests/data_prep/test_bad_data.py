@@ -102,6 +102,10 @@ LAYOUT: BadData = [
     (_files("dataset.json"), "is a dataset directory already; give it to train as it is"),
     (_files("train/x.png"), "in a layout that is known (it holds train/)"),
     (
+        lambda data: (data / "list.csv").write_text("x.png,cat\n"),
+        "list.csv would be a manifest with a first line such as file_name,label",
+    ),
+    (
         _idx(_files("cat/×3.png", "dog/×3.png")),
         "holds IDX files (--layout idx) and a folder per class (--layout folders), and it must be clear",
     ),

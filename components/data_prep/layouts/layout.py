@@ -9,6 +9,7 @@ from components.data_prep.layouts.class_folders import find_class_folders, open_
 from components.data_prep.layouts.idx import IDX_NAME, find_idx_files, open_idx
 from components.data_prep.layouts.info_csv import FILE_NAME, find_tables, is_table, open_info_csv
 from components.data_prep.layouts.manifest import Manifests, find_manifest, open_manifest
+from components.data_prep.layouts.manifest_rows import is_manifest_name
 from components.data_prep.layouts.open_tree import archives_in, open_tree
 from components.data_prep.layouts.parquet_source import find_parquet, open_parquet
 from components.data_prep.layouts.source import Source, listed
@@ -199,6 +200,8 @@ def _unknown(tree: FileTree) -> DataError:
     if lost := pictures_below(root, "", tree.is_picture):
         file, (_, reason) = min(lost.items())
         advice += f"; {shown(file)} {reason}"
+    if tables := [name for name in root.others if is_manifest_name(name) and not is_table(name)]:
+        advice += f"; {listed(tables)} would be a manifest with a first line such as file_name,label, or such keys"
     layouts = [layout.looks for layout in LAYOUTS]
     return DataError(
         f"{tree.at()}: holds no images in a layout that is known ({_content(tree)}); "
