@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from components.data_prep.engine.assemble import Assembled, Inspect, Placed, assigned, describe, move
+from components.data_prep.engine.assemble import Assembled, Inspect, Placed, assigned, copies, describe, move
 from components.data_prep.engine.facts import Facts
 from components.data_prep.engine.reuse import STAMPS_FILE, Reuse, open_earlier
 from components.data_prep.engine.row_decoder import Placing, RowDecoder
@@ -303,14 +303,19 @@ class Preparation:
         if done != source.count:  # never; but if so, then not with rows of zeros
             raise AssertionError(f"{source.count - done} images were neither decoded nor set aside")
         found = {name: facts.unreadable.keys() - known[name] for name, facts in self.facts.items()}
-        if not any(found.values()):
+        copied = bool(self.fractions) and copies(self.facts["train"]) is not None
+        if not copied and not any(found.values()):
             return placed
         for name, positions in found.items():
             self.warn({position: self.facts[name].unreadable[position] for position in positions})
         self.check_unreadable()
         final = assigned(source, self.facts, self.fractions, params.manual_seed)
-        if self.fractions and found["train"]:
-            _log.info("holding out anew, without the images that were set aside")
+        if all(np.array_equal(of_split.positions, final[name].positions) for name, of_split in placed.items()):
+            return placed
+        if self.fractions and (copied or found["train"]):
+            why = ["without the images that were set aside"] if found["train"] else []
+            why += ["with all copies of an image in one split"] if copied else []
+            _log.info("holding out anew, %s", " and ".join(why))
         move(writer, placed, final, source)
         return final
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from components.shared.artifacts.dataset import Labels, SplitName
 
+Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 # The order in which splits are read.
@@ -41,12 +42,18 @@ def split_in(name: str) -> SplitName | None:
 
 
 def assign_splits(
-    labels: Labels, readable: Mask, n_classes: int, fractions: dict[SplitName, float], seed: int
+    labels: Labels,
+    readable: Mask,
+    n_classes: int,
+    fractions: dict[SplitName, float],
+    seed: int,
+    same: Indices | None = None,
 ) -> dict[SplitName, Mask]:
     """Assign every readable training image to one split.
 
     From each class of n images, ``round(n * fraction)`` are held out, but at least one, and at least one is left for
-    every split that follows and for training.
+    every split that follows and for training. With an image all its copies are held out, and so up to twice as many,
+    unless a class has too few different images.
 
     Args:
         labels: Classes of the n images that the source has for training; each has an image for every split.
@@ -54,6 +61,7 @@ def assign_splits(
         n_classes: Labels are below it.
         fractions: Share of what is left to hold out, by split in the order of drawing: ``test``, ``validation``.
         seed: Below 2^64; all of it matters.
+        same: Of shape (n,), the lowest position of a copy of each image; None: there are no copies.
     """
     counts = np.bincount(labels[readable], minlength=n_classes)
     positions = np.flatnonzero(readable)
@@ -65,8 +73,21 @@ def assign_splits(
         masks[split] = np.zeros(len(labels), dtype=np.bool_)
         for label, members in enumerate(by_class):
             count = min(max(1, round(len(members) * fraction)), len(members) - to_follow)
-            drawn = generator.permutation(len(members))[:count]
+            order = generator.permutation(len(members))
+            drawn = order[:count] if same is None else _with_copies(order, same[members], count, to_follow)
             masks[split][members[drawn]] = True
             by_class[label] = np.delete(members, drawn)
         masks["train"] &= ~masks[split]
     return masks
+
+
+def _with_copies(order: Indices, same: Indices, count: int, to_follow: int) -> Indices:
+    """The first `count` of an order, with all copies of each; where there are more copies than that, as the last."""
+    numbers = same[order]
+    _, first, inverse, copies = np.unique(numbers, return_index=True, return_inverse=True, return_counts=True)
+    together = np.lexsort((first[inverse], copies[inverse] > count))
+    ends = np.flatnonzero(np.diff(numbers[together], append=-1)) + 1
+    if len(ends) <= to_follow:
+        return order[:count]
+    last = min(int(np.searchsorted(ends, count)), len(ends) - to_follow - 1)
+    return order[together[: ends[last]]]

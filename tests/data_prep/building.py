@@ -61,6 +61,25 @@ def refusal(data: Path, *options: str, **changes: Any) -> str:
     return errors[0].partition(" failed: ")[2].replace(f"{data}", "DATA")
 
 
+def run(*options: object, **changes: Any) -> int:
+    return main([*map(str, options), "--params", params_json(**changes)])
+
+
+def in_parts(data: Path, shards: int, into: Path, **changes: Any) -> Path:
+    for shard in range(shards):
+        assert run("--data", data, "--dataset", into / f"part-{shard}", "--shard", f"{shard}/{shards}", **changes) == 0
+    return into
+
+
+def joined(data: Path, shards: int, **changes: Any) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The files of a single run, and those of parts that are joined."""
+    here = data.parent
+    assert run("--data", data, "--dataset", here / "single", **changes) == 0
+    parts = in_parts(data, shards, here / "parts", **changes)
+    assert run("--merge", parts, "--dataset", here / "joined", **changes) == 0
+    return files_of(here / "single"), files_of(here / "joined")
+
+
 def report(dataset: Path, counts: Mapping[str, Mapping[str, int]], **changes: Any) -> dict[str, Any]:
     """The report of a dataset with so many images of each class in each split, nothing unreadable or left out."""
     return {

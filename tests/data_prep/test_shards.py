@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from components.data_prep import prepare
-from components.data_prep.__main__ import main
 from components.data_prep.layouts import idx
 from components.data_prep.trees import file_tree
 from components.shared.decoding.version import decoder_version
@@ -23,8 +22,11 @@ from tests.data_prep.building import (
     class_folders,
     files_of,
     idx_folder,
+    in_parts,
     info_csv,
+    joined,
     params_json,
+    run,
     tree,
 )
 from tests.peers.fixtures import gcs_bucket as gcs_bucket
@@ -33,25 +35,6 @@ from tests.peers.object_store import Bucket
 from tests.shared.decoding.pictures import random_pixels, save
 
 Log = Callable[[], str]
-
-
-def run(*options: object, **changes: Any) -> int:
-    return main([*map(str, options), "--params", params_json(**changes)])
-
-
-def in_parts(data: Path, shards: int, into: Path, **changes: Any) -> Path:
-    for shard in range(shards):
-        assert run("--data", data, "--dataset", into / f"part-{shard}", "--shard", f"{shard}/{shards}", **changes) == 0
-    return into
-
-
-def joined(data: Path, shards: int, **changes: Any) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """The files of a single run, and those of parts that are joined."""
-    here = data.parent
-    assert run("--data", data, "--dataset", here / "single", **changes) == 0
-    parts = in_parts(data, shards, here / "parts", **changes)
-    assert run("--merge", parts, "--dataset", here / "joined", **changes) == 0
-    return files_of(here / "single"), files_of(here / "joined")
 
 
 def mixed(data: Path) -> Path:

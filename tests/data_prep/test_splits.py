@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from components.data_prep.splits import assign_splits
 from components.shared.artifacts.dataset import Labels, SplitName, open_dataset
 from components.shared.errors import DataError
-from tests.data_prep.building import class_folders, idx_folder, prepared, stored, values_of
-from tests.shared.decoding.pictures import Pixels
+from tests.data_prep.building import class_folders, files_of, idx_folder, joined, prepared, stored, values_of
+from tests.shared.decoding.pictures import Pixels, save
 
 
 def _numbered(count: int) -> Pixels:
@@ -117,3 +118,52 @@ def test_any_split_is_a_partition_with_something_of_every_class_everywhere(
     if len(fractions) == 1:
         held_out = np.bincount(labels[masks["test"]], minlength=len(counts)).tolist()
         assert held_out == [min(max(1, round(count * fractions["test"])), count - 1) for count in counts]
+
+
+@settings(max_examples=100)
+@given(
+    copies=st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=12), min_size=1, max_size=4),
+    fractions=st.fixed_dictionaries({"test": st.floats(0.01, 0.9)}, optional={"validation": st.floats(0.01, 0.9)}),
+    seed=st.integers(0, 2**64 - 1),
+    order=st.randoms(use_true_random=False),
+)
+def test_copies_of_an_image_are_held_out_together(
+    copies: list[list[int]], fractions: dict[SplitName, float], seed: int, order: np.random.Generator
+) -> None:
+    sized = [(label, group, size) for label, sizes in enumerate(copies) for group, size in enumerate(sizes)]
+    groups = [(label, group) for label, group, size in sized for _ in range(size)]
+    order.shuffle(groups)
+    labels = np.array([label for label, _ in groups], dtype=np.int64)
+    counts = np.bincount(labels).tolist()
+    assume(min(counts) > len(fractions))
+    same = np.array([groups.index(each) for each in groups], dtype=np.int64)
+
+    masks = assign_splits(labels, np.ones(len(labels), dtype=np.bool_), len(copies), fractions, seed, same)
+
+    split_of = np.argmax(np.stack([*masks.values()]), axis=0)
+    assert sum(mask.astype(int) for mask in masks.values()).tolist() == [1] * len(labels)  # type: ignore[union-attr]
+    for label, sizes in enumerate(copies):
+        assert all(mask[labels == label].any() for mask in masks.values())
+        # With fewer different images than splits, copies are all that can be shared out.
+        if len(sizes) > len(fractions):
+            assert len({(same[at], split_of[at]) for at in np.flatnonzero(labels == label)}) == len(sizes)
+        wanted = min(max(1, round(counts[label] * fractions["test"])), counts[label] - len(fractions))
+        assert np.count_nonzero(masks["test"][labels == label]) < 2 * wanted + max(sizes) * (max(sizes) > wanted)
+
+
+@pytest.mark.parametrize("layout", ["folders", "idx"])
+def test_copies_leak_nowhere_and_parts_join_to_the_same(tmp_path: Path, layout: str) -> None:
+    values = np.array([value for value in range(24) for _ in range(1 + value % 4)])  # 60 images, 24 of them different
+    if layout == "idx":
+        idx_folder(tmp_path / "data", _numbered(24)[values], values % 2)
+    for index, value in enumerate(values.tolist() if layout == "folders" else ()):
+        save(tmp_path / "data" / "ab"[value % 2] / f"{index % 7}-{index:02d}.png", _numbered(24)[value])
+    changes: dict[str, Any] = {"test_fraction": 0.3, "validation_fraction": 0.3, "on_leakage": "fail"}
+
+    prepared(tmp_path / "data", **changes)
+
+    parts = {name: values_of(tmp_path / "out", name) for name in ("train", "validation", "test")}
+    assert sorted(value for part in parts.values() for value in part) == values.tolist()
+    assert sum(len(set(part)) for part in parts.values()) == 24
+    single, merged = joined(tmp_path / "data", 3, **changes)
+    assert merged == single == files_of(tmp_path / "out")

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from components.data_prep.engine.equal_values import Indices, first_of_each_digest
 from components.data_prep.engine.facts import Facts
 from components.data_prep.layouts.source import MadeNames, Source, check_enough_images
 from components.data_prep.splits import assign_splits
@@ -57,7 +58,7 @@ def assigned(
 
     Args:
         source: Splits and labels.
-        facts: Of each split of the source; nothing but `unreadable` matters.
+        facts: Of each split of the source; `unreadable` matters, and `digests`, as far as they are known.
         fractions: Share of the training images to hold out, by split that the source lacks.
         seed: What is held out is drawn by.
 
@@ -76,25 +77,33 @@ def assigned(
     counts = np.bincount(labels[readable["train"]], minlength=n_classes).tolist()
     more = " or set validation_fraction to 0" if "validation" in needed else ""
     check_enough_images(where, source.classes, counts, needed, "readable training images", more)
-    drawn = assign_splits(labels, readable["train"], n_classes, fractions, seed)
+    same = copies(facts["train"]) if fractions else None
+    drawn = assign_splits(labels, readable["train"], n_classes, fractions, seed, same)
     placed = {name: Placed("train", np.flatnonzero(mask)) for name, mask in drawn.items()}
     given = {name: Placed(name, np.flatnonzero(mask)) for name, mask in readable.items() if name != "train"}
     return placed | given
 
 
+def copies(facts: Facts) -> Indices | None:
+    """Of shape (n,), the lowest position of an image with the same bytes; None: no image is there twice."""
+    first, every = first_of_each_digest(facts.digests), np.arange(len(facts.digests))
+    first = np.where(facts.digests.any(axis=1), first, every)
+    return None if (first == every).all() else first
+
+
 def move(
     writer: DatasetWriter, before: Mapping[SplitName, Placed], after: Mapping[SplitName, Placed], source: Source
 ) -> None:
-    """Move the rows of images to where they are without those that turned out unreadable, and count them anew."""
+    """Move the rows of images to where they are once it is known what cannot be read and what is a copy; count anew."""
     writer.digests.close()
     slots = {name: np.full(len(split.labels), -1, dtype=np.int64) for name, split in source.splits.items()}
+    room = {name: max(len(of[name].positions) for of in (before, after)) for name in before}
     start = 0
-    for of_split in before.values():
+    for name, of_split in before.items():
         slots[of_split.source][of_split.positions] = np.arange(start, start + len(of_split.positions))
-        start += len(of_split.positions)
+        start += room[name]
     wanted = {name: slots[of_split.source][of_split.positions] for name, of_split in after.items()}
-    counts = {name: len(of_split.positions) for name, of_split in before.items()}
-    rearrange({name: writer.rows(name) for name in before}, counts, wanted)
+    rearrange({name: writer.rows(name) for name in before}, room, wanted)
     writer.sums[...] = writer.rows("train").sums(len(after["train"].positions))
 
 

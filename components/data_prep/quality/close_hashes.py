@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from components.data_prep.engine.equal_values import Indices
 from components.data_prep.engine.perceptual import Hashes
-from components.data_prep.quality.equal_values import Indices
 
 MOST_BITS = 4
 # Two hashes that differ in at most 4 bits agree in at least 3 of 7 blocks of bits, and so in 2 of the first 3 or of the

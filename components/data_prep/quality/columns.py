@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from components.data_prep.engine.assemble import Assembled
+from components.data_prep.engine.equal_values import Indices
 from components.data_prep.engine.perceptual import Hashes
-from components.data_prep.quality.equal_values import Indices
 from components.data_prep.quality.model import Example, Finding, FindingKind, ImageRef
 from components.shared.artifacts.dataset import Images, SplitName
 from components.shared.events.data import Severity

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from components.data_prep.engine.equal_values import Indices, first_of_each
 from components.data_prep.quality.columns import Columns
 from components.data_prep.quality.duplicates import Duplicates
-from components.data_prep.quality.equal_values import Indices, first_of_each
 from components.data_prep.quality.model import MAX_EXAMPLES, Example, Finding
 
 

@@ -10,11 +10,11 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
+from components.data_prep.engine.equal_values import Indices, first_of_each_digest, grouped
 from components.data_prep.engine.perceptual import Hashes
 from components.data_prep.quality.close_hashes import close_pairs
-from components.data_prep.quality.equal_values import Indices, first_of_each, grouped
 from components.data_prep.quality.likeness import Rows, same_pairs
-from components.shared.decoding.content import digest_of
+from components.shared.decoding.content import DIGEST_BYTES, digest_of
 
 # Of 1,797 different digits of 8×8 pixels (scikit-learn's), 159 pairs would be near duplicates.
 LEAST_SIDE = 16
@@ -67,7 +67,7 @@ def find_duplicates(
         shape: Of a stored image; where a side is below `LEAST_SIDE`, exact duplicates alone are looked for.
     """
     image_bytes = math.prod(shape)
-    same_bytes = _first_of_each_digest(digests)
+    same_bytes = first_of_each_digest(digests)
     shows = ~constant & (hashes != 0)
     candidates = np.flatnonzero((same_bytes == np.arange(len(hashes))) & shows)
     groups = _with_same_pixels(candidates, hashes, rows, image_bytes)[same_bytes]
@@ -94,14 +94,8 @@ def _with_same_pixels(candidates: Indices, hashes: Hashes, rows: Rows, image_byt
         pixels = rows(shared[start : start + size]).tobytes()
         for at in range(0, len(pixels), image_bytes):
             digests += digest_of(pixels[at : at + image_bytes])
-    first[shared] = shared[_first_of_each_digest(np.frombuffer(digests, dtype=np.uint8))]
+    first[shared] = shared[first_of_each_digest(np.frombuffer(digests, np.uint8).reshape(-1, DIGEST_BYTES))]
     return first
-
-
-def _first_of_each_digest(digests: npt.NDArray[np.uint8]) -> Indices:
-    """For each digest, the index of the first one that is equal."""
-    halves = digests.reshape(-1).view(np.int64).reshape(-1, 2)
-    return first_of_each(first_of_each(halves[:, 0]) * len(halves) + first_of_each(halves[:, 1]))
 
 
 def _within(order: Indices, starts: Indices, counts: Indices) -> tuple[Indices, Indices]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from components.data_prep.engine.equal_values import Indices
 from components.data_prep.engine.perceptual import random_signs
-from components.data_prep.quality.equal_values import Indices
 from components.shared.artifacts.dataset import Images
 
 # Stored images by their indices, which ascend: uint8 of shape (n, height, width, channels).

@@ -138,18 +138,18 @@ Slots = npt.NDArray[np.int64]
 
 
 def rearrange(
-    files: Mapping[SplitName, RowFiles], counts: Mapping[SplitName, int], wanted: Mapping[SplitName, Slots]
+    files: Mapping[SplitName, RowFiles], room: Mapping[SplitName, int], wanted: Mapping[SplitName, Slots]
 ) -> None:
-    """Move rows within the files of all splits, each read and written at most once, needing no more disk.
+    """Move rows within the files of all splits, each read and written at most once.
 
     Args:
         files: Of each split.
-        counts: Rows of each split as they are now; a row's slot is its position in all splits, one after another.
-        wanted: By split, the slots of the rows that it is to have: of all splits each at most once, and no more of a
-            split than it has now.
+        room: Rows that each split has, or is to have if these are more; a row's slot is its position in all splits, one
+            after another.
+        wanted: By split, the slots of the rows that it is to have: of all splits each at most once.
     """
-    starts = dict(zip(counts, np.cumsum([0, *counts.values()]).tolist(), strict=False))
-    total = sum(counts.values())
+    starts = dict(zip(room, np.cumsum([0, *room.values()]).tolist(), strict=False))
+    total = sum(room.values())
     source = np.full(total, -1, dtype=np.int64)  # by slot: whose row it gets
     for split, slots in wanted.items():
         source[starts[split] : starts[split] + len(slots)] = slots

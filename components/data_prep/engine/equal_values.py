@@ -24,6 +24,12 @@ def grouped(values: npt.NDArray[Any]) -> tuple[Indices, Indices]:
     return np.sort(first + order) - first, np.flatnonzero(is_new)
 
 
+def first_of_each_digest(digests: npt.NDArray[np.uint8]) -> Indices:
+    """For each digest, uint8 of shape (n, 16), the index of the first one that is equal."""
+    halves = np.ascontiguousarray(digests).view(np.int64)
+    return first_of_each(first_of_each(halves[:, 0]) * len(halves) + first_of_each(halves[:, 1]))
+
+
 def first_of_each(values: npt.NDArray[Any]) -> Indices:
     """For each of n whole numbers, the index of the first one that is equal."""
     order, starts = grouped(values)
