@@ -31,9 +31,9 @@ from pipelines.targets.kfp_import import import_kfp
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 import_kfp()  # before a test does, which takes two seconds more
-# kfp looks at the stack each time that a task gets something. Of a frame without a file, such as the first of a worker
-# of pytest-xdist, inspect goes through all modules: 95 % of the time of compiling, once tests have loaded many.
-inspect.modulesbyfile.update({"<string>": "builtins"})
+# kfp looks at the stack each time that a task gets something. Of a frame without a file, such as those of runpy and of
+# workers of pytest-xdist, inspect goes through all modules: 95 % of the time of compiling, once tests have loaded many.
+inspect.modulesbyfile.update({"<string>": "builtins", "<frozen runpy>": "runpy"})
 
 # What is imported stays: a collector that goes through torch and kfp again and again takes a tenth of all time.
 gc.freeze()
