@@ -35,10 +35,6 @@ import_kfp()  # before a test does, which takes two seconds more
 # workers of pytest-xdist, inspect goes through all modules: 95 % of the time of compiling, once tests have loaded many.
 inspect.modulesbyfile.update({"<string>": "builtins", "<frozen runpy>": "runpy"})
 
-# What is imported stays: a collector that goes through torch and kfp again and again takes a tenth of all time.
-gc.freeze()
-gc.set_threshold(50_000, 20, 100)
-
 # Tests never judge time: an example may take as long as a busy machine needs.
 settings.register_profile("shutterline", deadline=None, print_blob=True)
 settings.load_profile("shutterline")
@@ -82,6 +78,18 @@ def browser() -> Iterator[Any]:
         chromium = playwright.chromium.launch(executable_path=BROWSER)
         yield chromium
         chromium.close()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: going through torch, kfp and the tests again and again takes a tenth of all time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
+def pytest_unconfigure() -> None:
+    """Let Python take it apart at its end: nanobind's modules complain of what is left."""
+    gc.unfreeze()
 
 
 @pytest.hookimpl(hookwrapper=True)
