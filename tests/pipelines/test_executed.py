@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 import warnings
@@ -59,7 +60,7 @@ def only_data_prep(file: Path) -> Path:
 
 def execute(file: Path, *, data: Path = DIGITS, caching: bool = False) -> Exception | None:
     """Run a compiled file as kfp's local runner reads it; what kfp says went wrong is returned."""
-    before = LocalExecutionConfig.instance
+    before, level, handlers = LocalExecutionConfig.instance, logging.root.level, logging.root.handlers[:]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # kfp doubts images whose name does not say "python"
@@ -70,6 +71,9 @@ def execute(file: Path, *, data: Path = DIGITS, caching: bool = False) -> Except
         return error
     finally:
         LocalExecutionConfig.instance = before
+        # Two iterations of a loop leave it a handler of the other (kfp.local.logging_utils.local_logger_context).
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)
     return None
 
 
