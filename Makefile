@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 # Everything is locked, so nothing is resolved.
-PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PIP_OPTIONS)
 TESTS ?= tests
 WORKERS ?= 2
 
