@@ -76,7 +76,7 @@ test-python: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'not slow and not containers and not kill' $(SHORT)
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'slow and not containers and not kill' $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'slow and not containers and not kill' --durations 20 $(TESTS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
