@@ -17,7 +17,7 @@ help:
 	@echo 'make run      install, then train and evaluate the example through the whole pipeline'
 	@echo 'make test     install, then run the tests'
 	@echo 'make test-slow  the tests that take minutes, such as killing a training 20 times'
-	@echo 'make test-python  the main job and a short suite, for another Python: make test-python VENV=.venv-3.13 PYTHON=python3.13'
+	@echo 'make test-python  the main job, in ten epochs, and a short suite, for another Python: make test-python VENV=.venv-3.13 PYTHON=python3.13'
 	@echo 'make check    formatting, lint, types, import layers, the Dockerfile'
 	@echo 'make bench    measure speed against the usual ways, in ratios'
 	@echo 'make bench-gpu  training on a GPU of this machine against other loops, with what each ratio is held to'
@@ -72,7 +72,7 @@ test: $(VENV)/.dev
 SHORT = tests/shared/params/test_params.py tests/shared/params/test_params_schema.py tests/shared/artifacts \
 	tests/pipelines/test_golden.py tests/data_prep/test_hostile_archives.py tests/evaluate/test_evaluate.py
 test-python: $(VENV)/.dev
-	$(BIN)/shutterline run
+	$(BIN)/shutterline run --set num_epochs=10
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'not slow and not containers and not kill' $(SHORT)
 
 test-slow: $(VENV)/.dev
