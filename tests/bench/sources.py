@@ -48,7 +48,7 @@ SETS: dict[str, tuple[int, str, int, int, int]] = {
     "JPEG 256² to 224²": (256, ".jpg", 224, 3, 2000),
     "JPEG 1024² to 224²": (1024, ".jpg", 224, 3, 240),
 }
-_TIMES = 3  # as many for rates, so that a start, which takes as long for any number, counts as with a real data set
+_FOR_RATES = 3  # times as many, so that a start, which takes as long for any number, counts as with a real data set
 # What a network gives an ordinary machine of two cores, and a store of the same region.
 _LINK_MB, _LINK_MS = 20, 10
 # Data prep that starts workers however few images there are, as otherwise the machine's speed would decide.
@@ -107,7 +107,7 @@ def prepared(data: Path | Location, side: int, channels: int, n_classes: int = 2
 def decoding_rates(directory: Path) -> Iterator[Ratio]:
     """(A) Images a second from files to a dataset, against one thread of Pillow: open, convert, resize."""
     for name, (side, ending, stored, channels, some) in SETS.items():
-        count = _TIMES * some
+        count = _FOR_RATES * some
         data = pictures(directory / ending[1:] / f"{side}", side, ending, channels, count)
         files = sorted(data.glob("*/*"))
 
