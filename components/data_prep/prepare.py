@@ -304,11 +304,12 @@ class Preparation:
             raise AssertionError(f"{source.count - done} images were neither decoded nor set aside")
         found = {name: facts.unreadable.keys() - known[name] for name, facts in self.facts.items()}
         copied = bool(self.fractions) and copies(self.facts["train"]) is not None
-        if not copied and not any(found.values()):
+        if any(found.values()):
+            for name, positions in found.items():
+                self.warn({position: self.facts[name].unreadable[position] for position in positions})
+            self.check_unreadable()
+        elif not copied:
             return placed
-        for name, positions in found.items():
-            self.warn({position: self.facts[name].unreadable[position] for position in positions})
-        self.check_unreadable()
         final = assigned(source, self.facts, self.fractions, params.manual_seed)
         if all(np.array_equal(of_split.positions, final[name].positions) for name, of_split in placed.items()):
             return placed
