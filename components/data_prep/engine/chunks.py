@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from components.data_prep.engine.equal_values import Indices
 from components.data_prep.engine.perceptual import perceptual_hashes
 from components.data_prep.engine.pixel_digests import pixel_digests
 from components.shared.decoding.content import DIGEST_BYTES, Content, UnreadableImageError
@@ -23,7 +24,6 @@ from components.shared.decoding.rendering import Rendering
 from components.shared.files import write_at
 from components.shared.pixel_sums import Sums, sums_of
 
-Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 

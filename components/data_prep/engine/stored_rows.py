@@ -12,7 +12,7 @@ from components.shared.artifacts.dataset import Images
 from components.shared.artifacts.row_digests import RowDigests
 from components.shared.artifacts.row_files import RowFiles
 from components.shared.limits import usable_cpus
-from components.shared.pixel_sums import Sums, sums_of
+from components.shared.pixel_sums import Sums, sums_of, sums_of_rows
 
 _AT_ONCE_BYTES = 4 * 1024**2
 # Rows that follow each other are handed out as they are mapped, not copied, where they have so many bytes on average.
@@ -58,11 +58,7 @@ class StoredRows:
 
     def sums(self, rows: Positions) -> Sums:
         """What :func:`sums_of` finds in the images at some rows."""
-        at_once = max(1, _AT_ONCE_BYTES // self._shards[0][0].nbytes)
-        total = sums_of(self._shards[0][:0])
-        for start in range(0, len(rows), at_once):
-            total += sums_of(self.read(rows[start : start + at_once]))
-        return total
+        return sums_of_rows(self.read, rows, self._shards[0].shape[1:])
 
 
 def copy_rows(

@@ -119,7 +119,7 @@ def open_idx(tree: FileTree, files: IdxFiles, n_classes: int | None) -> Source:
             f"0 to {labels.max()}, and params say n_classes = {n_classes}; correct n_classes or the data"
         )
     beside = {"beside IDX files": [path for path, _, _ in images_below(tree.root)]}
-    left_out = count_left_out(tree.root, beside, {f"{tree.root.real}/{name}" for name in files.values()})
+    left_out = count_left_out(tree.root, beside, {*map(tree.root.path, files.values())})
     why = listed(sorted(files.values()))
     return Source(tree, "IDX files", tuple(map(str, range(n_classes))), splits, left_out, why)
 

@@ -130,7 +130,7 @@ class _Table:
             _log.warning("%s: %d row(s) say again what earlier rows say", where, repeated)
         if not self.rows:
             raise DataError(f"{where}: has no row below its header; name one image a row")
-        self.real = {f"{tree.root.folders[folder].real}/{file}", *files.real}
+        self.real = {tree.root.folders[folder].path(file), *files.real}
 
 
 def _rows(path: Path, where: str) -> Iterator[tuple[int, str, str]]:

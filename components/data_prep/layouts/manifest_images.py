@@ -82,7 +82,7 @@ class ManifestImages:
             self._real |= files.real
         if not self._tree.is_file:
             here = self._tree.root.folders[folder] if folder else self._tree.root
-            self._real.add(f"{here.real}/{file.rpartition('/')[2]}")
+            self._real.add(here.path(file.rpartition("/")[2]))
         if file.lower().endswith(".csv"):
             self._log_other_readings(where)
         return count

@@ -54,7 +54,7 @@ class NamedFiles:
                 raise DataError(f"{where}: there is no such file in {below}{advice}")
         if part in here.folders or part in here.specials:
             raise DataError(f"{where} is not a file")
-        self.real.add(f"{here.real}/{part}")
+        self.real.add(here.path(part))
         try:
             return "/".join(parts), self._tree.identity(here, part)
         except DataError as error:

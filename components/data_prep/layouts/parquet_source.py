@@ -298,7 +298,7 @@ def open_parquet(tree: FileTree, found: ParquetFiles, n_classes: int | None) -> 
     beside = {"beside Parquet files": [path for path, _, _ in images_below(tree.root)]}
     used = {file for split in splits for file in found.splits[split]}
     below = [(folder, at, name) for at, folder in paths_below(tree.root) for name in folder.others]
-    real = {f"{folder.real}/{name}" for folder, at, name in below if joined(at, name) in used}
+    real = {folder.path(name) for folder, at, name in below if joined(at, name) in used}
     left_out = count_left_out(tree.root, beside, real)
     why = f"{len(used)} file(s) such as {shown(found.splits['train'][0])}"
     return Source(tree, "Parquet files", order, splits, left_out, why)

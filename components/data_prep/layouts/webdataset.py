@@ -87,9 +87,7 @@ def open_webdataset(tree: FileTree, shards: list[str], n_classes: int | None) ->
 
 def _others(tree: FileTree) -> dict[str, str]:
     """The real path of every file that has no image's ending, by its path."""
-    return {
-        joined(path, name): f"{folder.real}/{name}" for path, folder in paths_below(tree.root) for name in folder.others
-    }
+    return {joined(path, name): folder.path(name) for path, folder in paths_below(tree.root) for name in folder.others}
 
 
 def _by_split(tree: FileTree, shards: list[str]) -> dict[SplitName, list[str]]:

@@ -197,7 +197,7 @@ class LocalTree(FileTree):
         """What a file shares with every link to it, symbolic or hard."""
         if name in folder.linked:
             return folder.linked[name]
-        real = f"{folder.real.rstrip('/')}/{name}"
+        real = folder.path(name)
         if ending_of(name) not in image_extensions():  # links with such an ending alone are known to the tree
             real = os.path.realpath(real)
             if self._real_root and not Path(real).is_relative_to(self._real_root):

@@ -57,7 +57,11 @@ class Folder:
 
     def identity(self, name: str) -> str:
         """What one of its images shares with every link to it."""
-        return self.linked.get(name) or f"{self.real}/{name}"
+        return self.linked.get(name) or self.path(name)
+
+    def path(self, name: str) -> str:
+        """The path of a file in it."""
+        return f"{self.real.rstrip('/')}/{name}"
 
     def with_images(self) -> dict[str, Folder]:
         """The folders in it that hold an image or have one below, by name."""
@@ -97,7 +101,7 @@ def read_tree(data: Path, *, follow_links: bool) -> Folder:
             continue
         for entry in listed:
             try:
-                real = os.path.realpath(entry.path) if entry.is_symlink() else f"{folder.real.rstrip('/')}/{entry.name}"
+                real = os.path.realpath(entry.path) if entry.is_symlink() else folder.path(entry.name)
                 left_root = root if entry.is_symlink() and not follow_links and not _is_within(real, root) else ""
                 if not entry.is_dir():
                     _add_file(folder, entry, real, left_root, inodes[-1][1])
@@ -139,7 +143,7 @@ def _note_hard_links(inodes: list[tuple[Folder, array[int]]]) -> None:
     for (folder, _), of_folder in zip(inodes, arrays, strict=True):
         if len(again) and np.isin(of_folder, again).any():
             for name in folder.images:
-                path = f"{folder.real.rstrip('/')}/{name}"
+                path = folder.path(name)
                 with suppress(OSError):  # reported when it is read
                     if name not in folder.linked and (found := identity(path, os.stat(path))) != path:  # noqa: PTH116
                         folder.linked[name] = found
@@ -235,7 +239,7 @@ def pictures_below(folder: Folder, path: str, is_picture: Callable[[str], bool])
     for where, here in paths_below(folder, path):
         stems = {_stem(name) for name in here.images} if here.others else ()
         for name in here.others:
-            file, real, ending = joined(where, name), f"{here.real}/{name}", ending_of(name)
+            file, real, ending = joined(where, name), here.path(name), ending_of(name)
             if _stem(name) in stems:
                 continue
             if reason := why_not_read(ending):
@@ -268,7 +272,7 @@ def count_left_out(root: Folder, images: Mapping[str, Collection[str]], used: Co
     folders: Counter[str] = Counter()
     inside = 0
     for _, folder in paths_below(root):
-        files.update(_shown_ending(ending_of(name)) for name in folder.others if f"{folder.real}/{name}" not in used)
+        files.update(_shown_ending(ending_of(name)) for name in folder.others if folder.path(name) not in used)
         files.update(folder.counted)
         folders.update(shown(name)[:100] for name, _ in folder.left_out)
         inside += sum(count for _, count in folder.left_out)

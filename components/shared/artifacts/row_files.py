@@ -17,10 +17,9 @@ from components.shared.artifacts.artifact import FileRecord
 from components.shared.artifacts.dataset import Images, ShardRecord, SplitName
 from components.shared.artifacts.row_digests import RowDigests
 from components.shared.files import naming, read_at, write_at
-from components.shared.pixel_sums import Sums, sums_of
+from components.shared.pixel_sums import Sums, sums_of_rows
 
 SHARD_BYTES = 256 * 1024**2
-_MOST_READ = 4 * 1024**2
 _NEARLY = 4  # at most so much more memory than what is wanted
 
 
@@ -105,11 +104,7 @@ class RowFiles:
 
     def sums(self, count: int) -> Sums:
         """What :func:`sums_of` finds in the first `count` rows."""
-        total = np.zeros((self.shape[2], 3), dtype=np.int64)
-        at_once = max(1, _MOST_READ // self.row_bytes)
-        for start in range(0, count, at_once):
-            total += sums_of(self.read(range(start, min(count, start + at_once))))
-        return total
+        return sums_of_rows(self.read, np.arange(count), self.shape)
 
     def finish(self, count: int, record: Callable[[Path], FileRecord]) -> list[ShardRecord]:
         """Make the files arrays of `count` rows in all, drop those beyond, and record each."""
