@@ -34,7 +34,7 @@ from components.shared.process_group import (
     lost_again,
     outcome_in,
 )
-from components.shared.signals import Terminated, ignore_termination
+from components.shared.signals import EXIT_TERMINATED, Terminated, ignore_termination
 from components.shared.step import StepRecord
 from components.shared.strict_json import read_json
 from components.shared.text import first_line
@@ -217,8 +217,10 @@ def outcome_of_starts(elastic: Elastic, outcomes: Path, processes: int, restarts
         outcome = outcome or left
         is_reported = outcome is not None and outcome.exit_code != EXIT_OK and not outcome.is_lost
     else:
-        # The others do not report that they have lost one, and nobody else does where the first was killed.
-        is_reported = (outcomes / "0.json").exists() or (outcome is not None and not outcome.is_lost)
+        # The others do not report that they have lost one, or that torch elastic ends them because of it; nobody else
+        # does where the first was killed.
+        is_own = outcome is not None and not outcome.is_lost and outcome.exit_code != EXIT_TERMINATED
+        is_reported = (outcomes / "0.json").exists() or is_own
         is_reported = is_reported and (failure is None or (outcome is not None and outcome.exit_code != EXIT_OK))
     if outcome is not None and is_reported:
         return outcome

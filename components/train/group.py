@@ -44,7 +44,7 @@ from components.shared.process_group import (
     settled,
 )
 from components.shared.retry import bounded
-from components.shared.signals import Deferred, Terminated
+from components.shared.signals import Deferred, Terminated, ignore_termination
 from components.shared.staging import SCRATCH_VARIABLE
 from components.shared.text import first_line
 from components.train.nodes import unused_store
@@ -242,11 +242,15 @@ def _others_needed() -> Iterator[None]:
 
 @contextmanager
 def loss_before_signal(ending: Deferred) -> Iterator[None]:
-    """Within, SIGTERM is forgotten where another process is gone: torchrun then ends the others, to start all again."""
+    """Within, SIGTERM is forgotten where another process is gone: torchrun then ends the others, to start all again.
+
+    From then on it is ignored: one that comes while this process ends would hide why.
+    """
     try:
         with _others_needed():
             yield
     except GroupLostError:
+        ignore_termination()
         ending.signal = None
         raise
 

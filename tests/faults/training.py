@@ -100,7 +100,7 @@ def replayed(done: Trained) -> list[Replayed]:
 
 def once_epoch_arrived(epoch: int, read: Callable[[], Sequence[bytes]]) -> list[bytes]:
     """All that a broker has, once the progress of an epoch is there."""
-    end = time.monotonic() + 60.0
+    end = time.monotonic() + 300.0
     while True:
         found = list(read())
         data = [StepEvent.from_bytes(body).data for body in found]

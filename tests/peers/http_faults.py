@@ -222,7 +222,7 @@ class HttpFaults(Peer):
                     fault.effect.release.set()
             self._faults, self.exchanges = [], []
 
-    def settle(self, timeout: float = 10.0) -> None:
+    def settle(self, timeout: float = 300.0) -> None:
         """Wait until nothing is under way any more, such as what was held and whose client is dead."""
         deadline = time.monotonic() + timeout
         while self._under_way:

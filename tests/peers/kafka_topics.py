@@ -55,7 +55,7 @@ class KafkaTopics:
         with closing(self._admin()) as admin:
             return {name for name in admin.list_topics() if not name.startswith("__")}
 
-    def records(self, topic: str, timeout: float = 15.0) -> list[Record]:
+    def records(self, topic: str, timeout: float = 300.0) -> list[Record]:
         """Everything in the topic now, in order within each partition.
 
         Raises:

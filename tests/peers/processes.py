@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 
-def freeze(pid: int, timeout: float = 10.0) -> None:
+def freeze(pid: int, timeout: float = 300.0) -> None:
     """SIGSTOP, and return once every thread stands still; one may have been in the midst of an answer.
 
     Raises:

@@ -52,7 +52,7 @@ class PubSubTopics:
         return name
 
     def pull_all(
-        self, subscription: str, *, expected: int = 0, quiet: float = 0.3, timeout: float = 15.0
+        self, subscription: str, *, expected: int = 0, quiet: float = 0.3, timeout: float = 300.0
     ) -> list[Message]:
         """Take and acknowledge what waits, in the order in which it comes.
 

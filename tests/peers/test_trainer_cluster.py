@@ -43,7 +43,7 @@ def program(code: str, *arguments: str, **spec: Any) -> dict[str, Any]:
     return train_job(trainer=trainer | spec.pop("trainer", {}), **spec)
 
 
-def until(condition: Callable[[], Any], timeout: float = 60.0) -> Any:
+def until(condition: Callable[[], Any], timeout: float = 600.0) -> Any:
     deadline = time.monotonic() + timeout
     while not (found := condition()):
         assert time.monotonic() < deadline

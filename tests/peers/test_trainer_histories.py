@@ -31,7 +31,7 @@ def clients(trainer_api: TrainerApi) -> Iterator[Clients]:
         yield found
 
 
-def _until(condition: Callable[[], Any], timeout: float = 30.0) -> Any:
+def _until(condition: Callable[[], Any], timeout: float = 300.0) -> Any:
     """What a condition gives once it holds."""
     deadline = time.monotonic() + timeout
     while not (found := condition()):

@@ -164,7 +164,9 @@ def test_an_earlier_attempts_graph_is_taken_where_it_is_whole_and_runnable(
     file.write_bytes(content[:-1])
     with GraphExport(KEPT, kept) as graph, pytest.raises(ShutterlineError, match="not now"):
         graph.wait()
-    assert [f"{file}: is damaged, and the network is exported again"] == caplog.messages
+    waits = "waiting for the network's export to ONNX"  # where that takes long
+    damaged = f"{file}: is damaged, and the network is exported again"
+    assert [each for each in caplog.messages if each != waits] == [damaged]
     assert list(kept.iterdir()) == []
 
 

@@ -241,7 +241,7 @@ def test_a_killed_launcher_leaves_no_process_behind(folder: Path, tmp_path: Path
         step.kill()
         step.communicate()
 
-    for _ in range(500):
+    for _ in range(15_000):
         if not any(Path(f"/proc/{one}/environ").exists() for one in members):
             return
         time.sleep(0.02)

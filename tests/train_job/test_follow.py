@@ -316,7 +316,7 @@ def test_lines_of_every_start_and_pod_come_once_whatever_breaks(
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
