@@ -99,7 +99,7 @@ class Feed:
             DataError: What `read` raised.
         """
         with self._changed:
-            while not self._has_ended and not self._is_closed and len(self._waiting) < self._size():
+            while not (self._has_ended or self._is_closed or self._has_whole()):
                 if not patiently:
                     return None
                 if not self._changed.wait(_PATIENCE_S) and self._waiting:
@@ -118,6 +118,11 @@ class Feed:
             self._left -= len(images)
             self._changed.notify_all()
             return images
+
+    def _has_whole(self) -> bool:
+        """Whether there is a block, or a chunk."""
+        waiting = self._waiting
+        return len(waiting) >= self._size() or (bool(waiting) and isinstance(waiting[0], Block))
 
     def _size(self) -> int:
         """Images of the next chunk: fewer towards the end, so that all are done at about the same time."""
