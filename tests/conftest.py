@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import gc
 import inspect
 import os
@@ -20,6 +21,7 @@ if not os.environ.get("SHUTTERLINE_GRAPHS"):
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +47,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+MARKS = ("slow", "containers", "kill")
 BAD_INPUT = "bad input"
 FAULT = "fault"
 
@@ -78,6 +81,25 @@ def browser() -> Iterator[Any]:
         chromium = playwright.chromium.launch(executable_path=BROWSER)
         yield chromium
         chromium.close()
+
+
+@functools.cache
+def _says(file: Path, mark: str) -> bool:
+    return mark in file.read_text("utf-8").lower()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file that does not say which tests are asked for: `-m slow` takes half the time of all of them."""
+    mark = config.option.markexpr.partition(" ")[0]
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    return True if mark in MARKS and is_test and not _says(collection_path, mark) else None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """See to it that none is left out by that."""
+    for mark in MARKS:
+        if item.get_closest_marker(mark) and not _says(item.path, mark):
+            raise pytest.UsageError(f"{item.nodeid} is marked {mark}: its file has to say so, or it is never collected")
 
 
 def pytest_collection_finish() -> None:

@@ -34,7 +34,7 @@ RANGE = 4 * 2**20
 _SHAPE = (64, 64, 3)
 
 # For tests of many rounds: SeaweedFS takes several times as long as the other.
-S3_TAKES_LONG = pytest.mark.parametrize("bucket", ["gs", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
+SLOW_ON_S3 = pytest.mark.parametrize("bucket", ["gs", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from components.shared.storage.location import Location
 from tests.faults.disks import small_file_system
 from tests.faults.storage import (
     LARGE_FILE,
-    S3_TAKES_LONG,
+    SLOW_ON_S3,
     Source,
     assert_stored,
     contents_of,
@@ -221,7 +221,7 @@ def test_the_answer_to_any_request_of_a_publication_is_lost(bucket: Bucket, sour
     lose_every_answer(bucket, source, source)
 
 
-@S3_TAKES_LONG
+@SLOW_ON_S3
 def test_the_answer_to_any_request_of_a_large_publication_is_lost(
     bucket: Bucket, source: Source, large_source: Source
 ) -> None:

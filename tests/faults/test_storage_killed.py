@@ -12,7 +12,7 @@ from components.shared.errors import StorageRefusedError
 from components.shared.storage.location import Location
 from tests.faults.storage import (
     LARGE_FILE,
-    S3_TAKES_LONG,
+    SLOW_ON_S3,
     Source,
     Worker,
     assert_stored,
@@ -41,7 +41,7 @@ def kill_at(moments: random.Random, count: int, bucket: Bucket, begin: Callable[
     return hold
 
 
-@S3_TAKES_LONG
+@SLOW_ON_S3
 def test_a_publication_killed_at_random_moments(
     bucket: Bucket, location: Location, sources: tuple[Source, Source], tmp_path: Path
 ) -> None:
@@ -71,7 +71,7 @@ def test_a_publication_killed_at_random_moments(
     assert "none" not in states, "the earlier artifact is there until the new one is"
 
 
-@S3_TAKES_LONG
+@SLOW_ON_S3
 def test_a_fetch_killed_at_random_moments(bucket: Bucket, location: Location, source: Source, tmp_path: Path) -> None:
     moments = random.Random(7)  # noqa: S311
     publish(source, location)
@@ -88,7 +88,7 @@ def test_a_fetch_killed_at_random_moments(bucket: Bucket, location: Location, so
             assert digests(into) == source.files, "whole, and no trace of the first try"
 
 
-@S3_TAKES_LONG
+@SLOW_ON_S3
 def test_a_killed_fetch_goes_on_where_it_was(
     bucket: Bucket, location: Location, large_source: Source, tmp_path: Path
 ) -> None:
