@@ -3,6 +3,7 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,11 @@ def test_a_tiff_is_read_right_or_set_aside(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_tiff_is_read_right_or_set_aside(tmp_path: Path) -> None:
-    found, wrong = _read_grid(tiffs(all_of_them=True), tmp_path / "x.tif")
+def test_tiffs_of_each_kind_are_read_right_or_set_aside(tmp_path: Path) -> None:
+    # One in seven of all combinations: any two properties are together in one of these or those above.
+    found, wrong = _read_grid(islice(tiffs(all_of_them=True), None, None, 7), tmp_path / "x.tif")
     assert wrong == []
-    assert found["right"] > 1500
+    assert found["right"] > 200
 
 
 TWELVE: Pixels = np.rint(GREY.astype(float) * 4095 / 255).astype(np.uint16)
