@@ -118,7 +118,7 @@ supply-chain: $(VENV)/.dev
 	$(BIN)/python docker/supply_chain.py
 
 test-containers: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --verbose -m 'containers and not kill' $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --verbose -m 'containers and not kill' tests/containers
 
 test-kill: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --verbose -m kill tests/kill

@@ -140,7 +140,7 @@ def test_a_step_that_fails_is_reported_every_time_and_nothing_follows_it(
     (tmp_path / "empty").mkdir()
     ends = []
 
-    for number in range(40):
+    for number in range(10):  # without our part of it, kfp's runner takes every second for a success on such an engine
         out = tmp_path / str(number)
         code, document, _ = run_here(capsys, out, "--params", params, "--data", tmp_path / "empty", *OPTIONS)
         ends.append((code, document["status"], document["error"]["step"], document["error"]["type"]))
@@ -148,7 +148,7 @@ def test_a_step_that_fails_is_reported_every_time_and_nothing_follows_it(
         tasks = [line for line in (out / "kfp.log").read_text().splitlines() if "Executing task" in line]
         assert [line for line in tasks if "'train'" in line or "'evaluate'" in line] == []
 
-    assert ends == [(2, "failed", "data-prep", "DataError")] * 40
+    assert ends == [(2, "failed", "data-prep", "DataError")] * 10
 
 
 def test_paths_that_are_awkward_for_docker(
