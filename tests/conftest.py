@@ -29,6 +29,9 @@ from hypothesis import settings
 
 from pipelines.targets.kfp_import import import_kfp
 
+# Its grammars of IRIs take jsonschema more than a second to build, and no schema of ours or of Kubernetes has an IRI.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment] # which makes its import fail, as where it is missing
+
 # Modules are compiled once, and not by each of the hundreds of processes that tests start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -104,14 +107,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 def pytest_collection_finish() -> None:
     """What is imported stays: going through torch, kfp and the tests again and again takes a tenth of all time."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
 
-def pytest_unconfigure() -> None:
-    """Let Python take it apart at its end: nanobind's modules complain of what is left."""
-    gc.unfreeze()
+# Python takes it apart at its end, since nanobind's modules complain of what is left; not earlier, since pytest goes
+# through everything twice before that.
+atexit.register(gc.unfreeze)
 
 
 @pytest.hookimpl(hookwrapper=True)

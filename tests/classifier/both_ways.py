@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import chi2_contingency, ks_2samp
 from torch import Tensor
 from torchvision import tv_tensors
 
@@ -58,6 +57,8 @@ def outcomes(images: Tensor) -> list[Hashable]:
 
 def equally_often(found: Sequence[Hashable], expected: Sequence[Hashable]) -> bool:
     """Whether the same things come, as often: a chi-squared test of both counts."""
+    from scipy.stats import chi2_contingency  # a second, and not for whoever only collects tests
+
     first, second = Counter(found), Counter(expected)
     kinds = list(first.keys() | second.keys())
     table = np.array([[counts[kind] for kind in kinds] for counts in (first, second)])
@@ -66,5 +67,7 @@ def equally_often(found: Sequence[Hashable], expected: Sequence[Hashable]) -> bo
 
 def alike(found: Tensor, expected: Tensor) -> bool:
     """Whether two samples of numbers may come from one distribution: a Kolmogorov–Smirnov test."""
+    from scipy.stats import ks_2samp
+
     # The exact p-value of thousands, with ties, cannot always be computed, and SciPy warns.
     return bool(ks_2samp(found.double().numpy(), expected.double().numpy(), method="asymp").pvalue > LIKELY)

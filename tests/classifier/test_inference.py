@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from sklearn.metrics import log_loss
 from torch import nn
 
 from components.classifier import inference
@@ -83,6 +82,8 @@ def test_predictions_are_those_of_the_plain_forward_pass(network: Network) -> No
 
 
 def test_loss_is_scikit_learns_log_loss(network: Network) -> None:
+    from sklearn.metrics import log_loss  # a second, and not for whoever only collects tests
+
     """The same float32 logits through float64 softmax: nothing but rounding of float64 may differ."""
     images, labels = noise(200)
     normalise = Normaliser(NORMALISATION, CPU)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from playwright.sync_api import Browser
-from sklearn.datasets import load_digits
 
 from components.data_prep.prepare import prepare
 from components.shared.artifacts.dataset import open_dataset
@@ -123,6 +122,8 @@ OTHERS: dict[str, Callable[[Picture], Picture]] = {
 
 
 def digits(count: int) -> list[Picture]:
+    from sklearn.datasets import load_digits  # a second, and not for whoever only collects tests
+
     images = load_digits().images[:count]
     return [Image.fromarray((each * 15).astype(np.uint8)).resize((64, 64), Image.Resampling.BICUBIC) for each in images]
 

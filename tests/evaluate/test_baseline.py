@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
 from components.evaluate.__main__ import main
 from components.evaluate.comparison import mcnemar
@@ -96,6 +95,8 @@ def test_a_baseline_of_another_stored_size_is_refused(parts: Parts, capsys: pyte
     ("first", "second"), [(0, 0), (0, 1), (1, 0), (0, 6), (5, 5), (3, 12), (40, 90), (2000, 2100), (0, 4000)]
 )
 def test_mcnemars_test_is_the_exact_binomial_one(first: int, second: int) -> None:
+    from scipy.stats import binomtest  # a second, and not for whoever only collects tests
+
     expected = binomtest(first, first + second).pvalue if first + second else 1.0
     assert mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
 

@@ -12,15 +12,6 @@ import numpy.typing as npt
 import onnx
 import pytest
 from onnx import numpy_helper
-from sklearn.metrics import (
-    accuracy_score,
-    confusion_matrix,
-    f1_score,
-    log_loss,
-    precision_recall_fscore_support,
-    precision_score,
-    recall_score,
-)
 
 from components.evaluate import evaluate as module
 from components.evaluate.evaluate import EvaluateResult, evaluate
@@ -58,6 +49,16 @@ def without_times(manifest: Any) -> dict[str, Any]:
 
 
 def test_figures_are_scikit_learns_of_logits_computed_elsewhere(evaluated: tuple[Parts, EvaluateResult]) -> None:
+    from sklearn.metrics import (  # a second, and not for whoever only collects tests
+        accuracy_score,
+        confusion_matrix,
+        f1_score,
+        log_loss,
+        precision_recall_fscore_support,
+        precision_score,
+        recall_score,
+    )
+
     parts, result = evaluated
     test = open_dataset(parts.dataset).splits["test"]
     probabilities = softmax(logits_of(parts.model, test.images()))
@@ -238,6 +239,8 @@ def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> py
 def test_batches_are_logged_one_line_each_up_to_a_limit(
     parts: Parts, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from sklearn.metrics import f1_score
+
     monkeypatch.setattr("components.shared.metrics.MAX_LINES", 10)
     params = params_of(eval_metric_compute_freq="batch", eval_batch_size=20)
     findings = evaluate(**parts.arguments(params=params)).findings

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
 from components.evaluate.comparison import compare
 from components.evaluate.intervals import intervals_of, wilson
@@ -132,6 +131,8 @@ def test_one_class_alone_has_intervals_that_hold_its_figures(images: int, predic
 
 @pytest.mark.parametrize(("right", "images"), [(0, 1), (1, 1), (0, 20), (20, 20), (7, 20), (359, 359), (9990, 10000)])
 def test_intervals_of_shares_are_wilsons(right: int, images: int) -> None:
+    from scipy.stats import binomtest  # a second, and not for whoever only collects tests
+
     low, high = wilson(right, images)
     expected = binomtest(right, images).proportion_ci(method="wilson")
     assert (float(low), float(high)) == pytest.approx((expected.low, expected.high), abs=1e-12)

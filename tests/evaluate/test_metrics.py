@@ -10,8 +10,6 @@ import numpy.typing as npt
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from sklearn import metrics as sklearn
-from sklearn.calibration import calibration_curve
 
 from components.evaluate.analyse import analyse
 from components.evaluate.curves import MAX_VERTICES, curves_of
@@ -57,6 +55,8 @@ def cases(draw: st.DrawFn) -> Case:
 
 def expected_of(labels: Integers, probabilities: Probabilities, predicted: Integers) -> dict[str, float]:
     """All figures by scikit-learn; NaN where it has none."""
+    from sklearn import metrics as sklearn  # a second, and not for whoever only collects tests
+
     n_classes = probabilities.shape[1]
     classes = range(n_classes)
     found: dict[str, float] = {
@@ -93,6 +93,8 @@ def expected_of(labels: Integers, probabilities: Probabilities, predicted: Integ
 @example(case([0, 0, 1], [[0, 0, 0, 0, 0, 0, 1]] * 3))  # six probabilities are equal
 @settings(max_examples=75, deadline=None)
 def test_figures_are_scikit_learns(given_case: Case) -> None:
+    from sklearn.calibration import calibration_curve
+
     labels, probabilities = given_case
     found = findings_of(given_case)
     with warnings.catch_warnings():
@@ -122,6 +124,8 @@ def test_figures_are_scikit_learns(given_case: Case) -> None:
 @given(cases())
 @settings(max_examples=60, deadline=None)
 def test_curves_go_through_scikit_learns_points(given_case: Case) -> None:
+    from sklearn import metrics as sklearn
+
     labels, probabilities = given_case
     found = findings_of(given_case)
     for index, (roc, both) in enumerate(zip(found.roc.classes, found.precision_recall.classes, strict=True)):
@@ -150,6 +154,8 @@ def large_case() -> Case:
 
 
 def test_curves_of_many_images_are_thinned_and_their_areas_are_not() -> None:
+    from sklearn import metrics as sklearn
+
     labels, probabilities = large_case()
     roc, _ = curves_of(labels, probabilities)
     curve = roc.classes[1]
@@ -163,6 +169,8 @@ def test_curves_of_many_images_are_thinned_and_their_areas_are_not() -> None:
 
 
 def test_macro_areas_are_scikit_learns_where_all_classes_occur() -> None:
+    from sklearn import metrics as sklearn
+
     random = np.random.default_rng(1)
     labels = random.permutation(np.arange(600) % 6)
     logits = random.normal(size=(600, 6))
@@ -195,6 +203,8 @@ def test_blocks_of_classes_change_no_area(monkeypatch: pytest.MonkeyPatch, block
 
 
 def test_many_classes_of_few_images_take_no_table_of_them() -> None:
+    from sklearn import metrics as sklearn
+
     random: Any = np.random.default_rng(2)
     labels = random.integers(0, 5000, 40)
     probabilities: npt.NDArray[np.float32] = random.random((40, 5000), dtype=np.float32)

@@ -62,15 +62,15 @@ def write_source(path: Path, images: int, seed: int, *, validation: bool = False
 
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Source]:
-    """Two datasets of about 2 MB whose files bear the same names, and of which the second has two more."""
+    """Two datasets of about 250 KB whose files bear the same names, and of which the second has two more."""
     folder = tmp_path_factory.mktemp("sources")
-    return write_source(folder / "a", 160, 1), write_source(folder / "b", 168, 2, validation=True)
+    return write_source(folder / "a", 16, 1), write_source(folder / "b", 24, 2, validation=True)
 
 
 @pytest.fixture(scope="session")
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Source:
     """A third, for what was there before."""
-    return write_source(tmp_path_factory.mktemp("earlier") / "c", 40, 4)
+    return write_source(tmp_path_factory.mktemp("earlier") / "c", 8, 4)
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, precision_recall_fscore_support
-from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
 from components.shared.metrics import Integers, confusion_matrix, metrics_of, per_class
 
@@ -37,6 +35,10 @@ def integers(*values: int) -> Integers:
 @example((2, integers(1), integers(1)))
 @settings(max_examples=60, deadline=None)
 def test_figures_are_scikit_learns(case: Case) -> None:
+    # A second, and not for whoever only collects tests.
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+    from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
+
     n_classes, labels, predicted = case
     metrics = metrics_of(labels, predicted, np.ones(len(labels)), n_classes)
     precision, recall, f1, _ = precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)
@@ -58,6 +60,8 @@ def test_figures_are_scikit_learns(case: Case) -> None:
 
 
 def test_large_numbers_of_images_and_classes_are_scikit_learns() -> None:
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+
     # Long sums are where the order of operations would show.
     random = np.random.default_rng(0)
     labels, predicted = random.integers(0, 997, (2, 60_000))
