@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from components.exit_step.__main__ import main as exit_step
 from components.shared.events.event import PIPELINE, StepEvent
 from components.shared.events.spool import spools_of
 from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE
@@ -102,10 +103,9 @@ def killed(
     step.wait()
     spooled = {path: _whole_lines(path) for path in spools_of(events, run)}
 
-    exit_step: list[str | Path] = [sys.executable, "-m", "components.exit_step", "--state", "FAILED"]
-    exit_step += ["--params", brokers.params]
-    subprocess.run(exit_step, env=environment, check=True, stderr=subprocess.DEVNULL)
-    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", brokers.emulator.host)
+    for name in ("PUBSUB_EMULATOR_HOST", RUN_VARIABLE, EVENTS_VARIABLE):
+        monkeypatch.setenv(name, environment[name])
+    assert exit_step(["--state", "FAILED", "--params", str(brokers.params)]) == 0
     assert main(["events", "replay", str(events)]) == 0
 
     last = spools_of(events, run)[-1]
@@ -128,30 +128,26 @@ def _whole_lines(path: Path) -> list[bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("work", "times", "longest_s"), [("a frame", 12, 3.2), ("a training", 6, 8.0)])
 def test_a_step_killed_at_random_moments(
-    tmp_path: Path,
-    brokers: Brokers,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    work: str,
-    times: int,
-    longest_s: float,
+    tmp_path: Path, brokers: Brokers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moments = random.Random(3)  # noqa: S311 - moments, not secrets
     dataset = write_digits(tmp_path / "dataset")
     outcomes = []
-    for number in range(times):
+    for number in range(10):
         folder = tmp_path / str(number)
         folder.mkdir()
+        # The frame alone, and a training.
         command: list[str | Path] = [sys.executable, "-c", EMITTING, brokers.params]
-        if work == "a training":
+        longest_s = 3.2
+        if number >= 6:
             command = [sys.executable, "-m", "components.train", "--params", brokers.params]
             command += ["--dataset", dataset, "--model", folder / "model"]
+            longest_s = 8.0
         moment = moments.uniform(0.1, longest_s)
         has_begun = number % 2 == 0  # so many seconds after its first event, or after its process began
         outcome = killed(brokers, command, folder, f"run-{number}", moment, monkeypatch, has_begun=has_begun)
         outcomes.append(outcome)
     # Unknown where it was killed between making its spool and its first event.
     assert set(outcomes) <= {"killed", "not started", "unknown"}
-    assert outcomes[::2] == ["killed"] * (times // 2)
+    assert outcomes[::2] == ["killed"] * 5
