@@ -135,15 +135,27 @@ def foreign(file: Path) -> Path:
     return file.with_name(f"{file.name[:23]}{hashlib.sha256(b'no graph').hexdigest()}.onnx")
 
 
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of the network that another process has exported, by the source as it is in another folder."""
+    folder = tmp_path_factory.mktemp("somewhere else")
+    shutil.copytree(ROOT / "components", folder / "components", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "params.json").write_text(json.dumps(KEPT.to_dict()))
+    command = [sys.executable, "-c", EXPORTED, "params.json", "checkpoints"]
+    variables = os.environ | {"PYTHONPATH": str(folder), "SHUTTERLINE_GRAPHS": ""}
+    content = subprocess.run(command, cwd=folder, env=variables, stdout=subprocess.PIPE, check=True).stdout
+    (file,) = (folder / "checkpoints").iterdir()
+    assert file.read_bytes() == content
+    return file
+
+
 @pytest.mark.slow
 def test_an_earlier_attempts_graph_is_taken_where_it_is_whole_and_runnable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "params.json").write_text(json.dumps(KEPT.to_dict()))
-    kept, command = tmp_path / "checkpoints", [sys.executable, "-c", EXPORTED, "params.json", "checkpoints"]
-    content = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=-1).stdout
-    (file,) = kept.iterdir()
-    assert file.read_bytes() == content
+    kept, content = tmp_path / "checkpoints", elsewhere.read_bytes()
+    kept.mkdir()
+    file = Path(shutil.copy(elsewhere, kept))
 
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "torch.py").write_text("raise ImportError('not now')\n")  # so that no export can succeed
@@ -171,20 +183,24 @@ def test_an_earlier_attempts_graph_is_taken_where_it_is_whole_and_runnable(
 
 
 @pytest.mark.slow
-def test_a_graph_that_is_not_the_networks_is_exported_again(
-    few: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_a_graph_that_is_not_the_networks_is_exported_again_to_the_bytes_of_another_process_and_folder(
+    elsewhere: Path, few: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SHUTTERLINE_GRAPHS", str(tmp_path / "graphs"))
-    wanted = train(dataset=few, model=tmp_path / "wanted", params=small()).selection
-    (file,) = (tmp_path / "graphs").iterdir()
+    graphs = tmp_path / "graphs"
+    graphs.mkdir()
+    monkeypatch.setenv("SHUTTERLINE_GRAPHS", str(graphs))
+    file = Path(shutil.copy(elsewhere, graphs))
+    wanted = train(dataset=few, model=tmp_path / "wanted", params=KEPT).selection
     file.rename(foreign(file)).write_bytes(b"no graph")
 
-    assert train(dataset=few, model=tmp_path / "model", params=small()).selection == wanted
+    assert train(dataset=few, model=tmp_path / "model", params=KEPT).selection == wanted
 
     assert sum("is not this network's, and it is exported again" in line for line in caplog.messages) == 1
-    assert [each.name for each in (tmp_path / "graphs").iterdir()] == [file.name]
-    models = [(tmp_path / name / "model.onnx").read_bytes() for name in ("wanted", "model")]
-    assert models[0] == models[1]
+    assert [each.name for each in graphs.iterdir()] == [file.name]
+    content, again = [(tmp_path / name / "model.onnx").read_bytes() for name in ("wanted", "model")]
+    assert content == again
+    user = os.environ.get("USER", "root").encode()
+    assert not [text for text in (b"somewhere", b"/components", b".py", user) if text in content]
 
 
 def test_waiting_can_be_ended() -> None:
@@ -231,26 +247,3 @@ def test_a_training_that_is_killed_leaves_no_export(few: Path, tmp_path: Path) -
     until(lambda: not Path(f"/proc/{process}").exists())
     assert list((tmp_path / "home").iterdir()) == []
     assert [path.name for path in (tmp_path / "tmp").rglob("*") if "onnx" in path.name] == []
-
-
-@pytest.mark.slow
-def test_another_folder_and_process_give_the_same_bytes(few: Path, tmp_path: Path) -> None:
-    source, params = tmp_path / "somewhere else", write_params(tmp_path / "params.json")
-    shutil.copytree(ROOT / "components", source / "components", ignore=shutil.ignore_patterns("__pycache__"))
-    places = ["--dataset", str(few), "--model", str(tmp_path / "there"), "--params", str(params)]
-    subprocess.run(
-        [sys.executable, "-m", "components.train", *places],
-        cwd=source,
-        env=os.environ | {"PYTHONPATH": str(source)},
-        check=True,
-        timeout=600,
-    )
-    train(dataset=few, model=tmp_path / "here", params=small())
-
-    content = (tmp_path / "there" / "model.onnx").read_bytes()
-    assert content == (tmp_path / "here" / "model.onnx").read_bytes()
-    assert not [
-        text
-        for text in (b"somewhere", b"/components", b".py", os.environ.get("USER", "root").encode())
-        if text in content
-    ]
