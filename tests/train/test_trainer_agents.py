@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,11 @@ def undisturbed(folder: Path) -> Path:
 
 
 def test_nodes_that_go_and_come_again(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """Node 1's pod is deleted, as by a drain; then node 0's container killed; then both pods deleted, as by suspend."""
+    """Node 1's pod is deleted while all meet, and as by a drain; then both, as by suspend.
+
+    What waits for it in C++ is asked to end and reports that: within seconds, and exactly once. Containers that are
+    killed are those of tests/kill.
+    """
     with job_of_two(tmp_path / "job", free_port(), folder / "dataset", folder / "params.json") as job:
         first, second = job.pods
 
@@ -44,31 +47,19 @@ def test_nodes_that_go_and_come_again(folder: Path, undisturbed: Path, tmp_path:
             saved = set((tmp_path / "job/checkpoints").glob("*.json"))
             job.until(lambda: bool(set((tmp_path / "job/checkpoints").glob("*.json")) - saved))
 
+        job.until(lambda: "started" in first.log)
+        second.delete()
         trains(1)
         second.delete()
         trains(2)
-        assert first.process is not None
-        first.process.kill()
-        trains(3)
         first.delete()
         second.delete()
         job.until_done()
 
-    assert (first.codes, second.codes) == ([-signal.SIGKILL, 143, 0], [143, 143, 0]), f"no other ends\n{job.log}"
-    assert first.log.count("going on from a checkpoint") == 3
+    assert first.codes == [143, 0], f"no other ends\n{job.log}"
+    assert first.log.count("going on from a checkpoint") == 2
     left = re.findall("cancelled: node 1 ended by SIGTERM; the group goes on from .* once it is back", job.log)
     assert len(left) == 1, job.log
     assert "Traceback" not in job.log
     assert "[c10d]" not in job.log, "torch's own warnings"
-    requires_one_story(job, tmp_path / "job", undisturbed, is_killed=True)
-
-
-def test_a_node_that_goes_while_all_meet(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """What waits for it in C++ is asked to end and reports that: within seconds, and exactly once."""
-    with job_of_two(tmp_path / "job", free_port(), folder / "dataset", folder / "params.json") as job:
-        first, second = job.pods
-        job.until(lambda: "started" in first.log)
-        second.delete()
-        job.until_done()
-    assert first.codes == [0], job.log
     requires_one_story(job, tmp_path / "job", undisturbed, is_killed=False)
