@@ -35,15 +35,14 @@ def _shared_events(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(EVENTS_VARIABLE, str(here / EVENTS))
 
 
-def compile_for(target: PlatformName | None, *options: str, **settings: Any) -> Path:
+def compile_for(target: PlatformName, *options: str, **settings: Any) -> Path:
     """Compile for a platform, with short pauses and no location for events: the environment's is for every step."""
     file = Path("pipeline.yaml")
     if not options:
         options = ("--params", str(write_params(Path("params.json"), num_epochs=1)))
-    if target is not None:
-        written = {"target": target, "events": None, "every-step": {"retry": {"pause_s": 1}}, **settings}
-        Path("settings.yaml").write_text(yaml.safe_dump(written))
-        options = (*options, "--target", target, "--settings", "settings.yaml")
+    written = {"target": target, "events": None, "every-step": {"retry": {"pause_s": 1}}, **settings}
+    Path("settings.yaml").write_text(yaml.safe_dump(written))
+    options = (*options, "--target", target, "--settings", "settings.yaml")
     assert main(["compile", "-o", str(file), *options]) == 0
     return file
 
@@ -98,9 +97,9 @@ def history(model: Path) -> list[dict[str, Any]]:
     return [record | {"images_per_second": None} for record in records]  # no two runs are equally fast
 
 
-@pytest.mark.parametrize("target", [None, "kubeflow", "vertex"])
+@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
 def test_a_compiled_file_gives_the_bytes_that_the_python_pipeline_gives(
-    target: PlatformName | None, finished: FinishedRun
+    target: PlatformName, finished: FinishedRun
 ) -> None:
     file = compile_for(target, "--params", str(finished.folder / "params.json"), *finished.changes)
 

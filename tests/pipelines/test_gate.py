@@ -83,22 +83,6 @@ def test_a_run_that_does_not_pass_and_then_one_that_does(here: Path, shutterline
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("capfd")
-def test_the_compiled_file_publishes_no_model_that_does_not_pass(here: Path, monkeypatch: Environment) -> None:
-    monkeypatch.setenv(EVENTS_VARIABLE, str(here / "events"))
-    file = compile_for("kubeflow", *LOCALLY, "--params", params(gate={"accuracy": {"min": 1.0}}))
-
-    assert execute(file) is None
-
-    (event,) = evaluated(events_in(Path("events")))
-    assert (event.gate is not None and event.gate.passed, event.publishes) == (False, False)
-    (end,) = ends()
-    assert (end.outcome, outcomes(end)) == ("succeeded", dict.fromkeys(RAN, "succeeded"))
-    assert not list(PUBLISHED.glob("*/model.json"))
-    assert published(events_in(Path("events"))) == []
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("capfd")
 def test_what_cannot_be_published_fails_the_pipeline(here: Path, monkeypatch: Environment) -> None:
     monkeypatch.setenv(EVENTS_VARIABLE, str(here / "events"))
     Path("file").write_text("")
