@@ -115,14 +115,13 @@ def test_what_it_prints_works_when_it_is_pasted(services: tuple[subprocess.Popen
 
 
 def test_a_taken_port_is_reported_in_one_line_and_nothing_stays(tmp_path: Path, ports: dict[str, int]) -> None:
+    need(emulator_jar(), "java and gcloud's pubsub-emulator component")
     with socket.socket() as taken:
-        taken.bind((HOST, ports["gcs"]))
+        taken.bind((HOST, ports["pubsub"]))
         taken.listen()
         process = start(tmp_path, ports)
         _, errors = process.communicate(timeout=90)
     assert process.returncode == 1
-    assert (
-        errors
-        == f"docker/services.py: error: GCS: port {ports['gcs']} is taken (Address already in use); choose another\n"
-    )
+    problem = f"Pub/Sub: port {ports['pubsub']} is taken (Address already in use); choose another"
+    assert errors == f"docker/services.py: error: {problem}\n"
     assert not any(serves(port) for port in ports.values())

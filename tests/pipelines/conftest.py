@@ -132,11 +132,13 @@ OUT = "a python3 ünï 'quoted' $HOME"  # awkward for a shell, and for who repla
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     folder = tmp_path_factory.mktemp("finished")
-    write_params(folder / "params.json", num_epochs=3, validation_fraction=0.1, learning_rate=0.1 + 0.2)
+    rates = {"name": "steps", "class": "torch.optim.lr_scheduler.StepLR", "kwargs": {"step_size": 1}}
+    changed = {"num_epochs": 3, "validation_fraction": 0.1, "learning_rate": 0.1 + 0.2}
+    write_params(folder / "params.json", learning_rate_schedule=[rates], **changed)
     (folder / "tmp").mkdir()
     for name in ("torch.py", "numpy.py", "json.py"):  # must not stand in for the packages
         (folder / name).write_text("raise RuntimeError('not this one')")
-    changes = ("--set", "net_arch[0].kwargs.padding=1", "--set", f"manual_seed={SEED}")
+    changes = ("--set", "learning_rate_schedule[0].kwargs.step_size=2", "--set", f"manual_seed={SEED}")
     done = subprocess.run(
         [sys.executable, "-P", "-m", "pipelines.cli", "run", "--params", "params.json", "--out", OUT, "--json",
          *changes],

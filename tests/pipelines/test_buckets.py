@@ -15,10 +15,13 @@ from components.shared.artifacts.evaluation import open_evaluation
 from components.shared.events.spool import spools_of
 from components.train.__main__ import main as train
 from pipelines.params_files import EXAMPLE_DATA, EXAMPLE_PARAMS
+from tests.examples import SMALL
 from tests.peers.object_store import Bucket
 from tests.pipelines.conftest import Capsys, Command, Environment
 
-SHORT = ["--params", str(EXAMPLE_PARAMS), "--set", "num_epochs=2", "--set", "save_freq=1", "--set", "device=cpu"]
+# The network of other tests, whose export is shared.
+SET = ("num_epochs=2", "save_freq=1", "device=cpu", f"net_arch={json.dumps(SMALL['net_arch'])}")
+SHORT = ["--params", str(EXAMPLE_PARAMS), *(part for change in SET for part in ("--set", change))]
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,10 @@ VERTEX = "--target vertex --project p --location l --staging-bucket gs://bucket"
 PARAMS = f"--params {EXAMPLE_PARAMS}"
 PREP = f"components.data_prep --data {EXAMPLE_DATA} --dataset made {PARAMS}"
 MODULES = {"shutterline": "pipelines.cli", "storage": "components.shared.storage.__main__"}
-# Each command in a copy of one interpreter of the installation, which has imported nothing of ours.
+# Each command in a copy of one interpreter of the installation, which has imported what all have, and nothing of ours.
 DRIVER = """
 import contextlib, importlib, io, json, os, sys
+import click, http.client, logging.handlers, pydantic.dataclasses, pydantic.main, yaml
 for module, *arguments in json.loads(sys.argv[1]):
     if pid := os.fork():
         os.waitpid(pid, 0)

@@ -23,7 +23,10 @@ print(sorted(asked), *(name for name in sys.modules if name in ("torch", "onnxru
 """
 
 
-@pytest.mark.parametrize(("chosen", "written"), [({}, []), ({"MLFLOW_DISABLE_TELEMETRY": "false"}, ["telemetry.json"])])
+WANTED = pytest.param({"MLFLOW_DISABLE_TELEMETRY": "false"}, ["telemetry.json"], marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("chosen", "written"), [({}, []), WANTED])
 def test_nothing_is_written_to_the_home_and_no_name_looked_up_unless_the_user_wants_it(
     tmp_path: Path, chosen: dict[str, str], written: list[str]
 ) -> None:
