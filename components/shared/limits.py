@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 from collections.abc import Iterator
@@ -15,6 +16,13 @@ _MEMORY = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     2: ("memory.max", "memory.current", "inactive_file"),
 }
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+
+
+def give_back_memory() -> None:
+    """Have the operating system get what glibc's allocator has kept of what was freed; others' give it back anyway."""
+    if _trim is not None:
+        _trim(0)
 
 
 def free_memory(*, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:

@@ -44,18 +44,7 @@ def close_pairs(hashes: Hashes) -> ClosePairs:
     count = len(hashes)
     found, crowded = [np.zeros(0, dtype=np.int64)], np.zeros(count, dtype=np.bool_)
     for keys, bits in _with_blocks_first(hashes):
-        order = np.argsort(keys)
-        ends = np.flatnonzero(np.diff(keys[order] >> np.uint64(64 - bits), append=np.uint64(2**63)))
-        lengths = np.diff(ends, prepend=-1)  # of runs of hashes that agree in the blocks
-        of_each = np.repeat(lengths, lengths)
-        crowded[order[of_each > _WINDOW + 1]] = True
-        order = order[of_each > 1]
-        in_order = hashes[order]
-        for ahead in range(1, min(_WINDOW + 1, int(lengths.max(initial=0)))):
-            # Some are of two runs, which does no harm.
-            close = np.flatnonzero(np.bitwise_count(in_order[ahead:] ^ in_order[:-ahead]) <= MOST_BITS)
-            one, other = order[close], order[close + ahead]
-            found.append(np.minimum(one, other) * count + np.maximum(one, other))
+        found += _near_in_order(np.argsort(keys), keys, bits, hashes, crowded)
         if sum(map(len, found)) > _PAIRS_EACH * count:
             found = [_distinct(np.concatenate(found))]
             if len(found[0]) > _PAIRS_EACH * count:
@@ -63,6 +52,24 @@ def close_pairs(hashes: Hashes) -> ClosePairs:
                 break
     pairs = _distinct(np.concatenate(found))
     return ClosePairs(pairs // max(count, 1), pairs % max(count, 1), crowded)
+
+
+def _near_in_order(
+    order: Indices, keys: Hashes, bits: int, hashes: Hashes, crowded: npt.NDArray[np.bool_]
+) -> Iterator[Indices]:
+    """Close pairs among those that follow each other in an order, each as one number; and which are crowded there."""
+    count = len(hashes)
+    ends = np.flatnonzero(np.diff(keys[order] >> np.uint64(64 - bits), append=np.uint64(2**63)))
+    lengths = np.diff(ends, prepend=-1)  # of runs of hashes that agree in the blocks
+    of_each = np.repeat(lengths, lengths)
+    crowded[order[of_each > _WINDOW + 1]] = True
+    order = order[of_each > 1]
+    in_order = hashes[order]
+    for ahead in range(1, min(_WINDOW + 1, int(lengths.max(initial=0)))):
+        # Some are of two runs, which does no harm.
+        close = np.flatnonzero(np.bitwise_count(in_order[ahead:] ^ in_order[:-ahead]) <= MOST_BITS)
+        one, other = order[close], order[close + ahead]
+        yield np.minimum(one, other) * count + np.maximum(one, other)
 
 
 def _distinct(values: Indices) -> Indices:

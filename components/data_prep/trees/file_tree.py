@@ -183,7 +183,7 @@ class LocalTree(FileTree):
     def stamps(self, files: Sequence[str]) -> Stamps:
         """Stamps of what the file system says of each."""
         now = time.time_ns()
-        return np.array([stamp_of(f"{self.data}/{file}", now) for file in files], dtype=np.uint64)
+        return np.fromiter((stamp_of(f"{self.data}/{file}", now) for file in files), np.uint64, len(files))
 
     def around(self) -> FileTree:
         """The tree of the file's folder."""

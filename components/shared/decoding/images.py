@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
 import os
 import re
@@ -32,7 +31,7 @@ from components.shared.decoding.pixels import USUAL, Images, Meaning, Note, Sour
 from components.shared.decoding.png import simple_png
 from components.shared.decoding.rendering import Rendering
 from components.shared.errors import DataError
-from components.shared.limits import free_memory
+from components.shared.limits import free_memory, give_back_memory
 from components.shared.text import shortened, shown
 
 # Pillow knows some forty formats by content. These are the ones pictures come in; the others are left out because a
@@ -66,7 +65,6 @@ _GIVEN_BACK = 32 << 20
 # Larger files are read as they are decoded, and larger parts of files alone.
 _IN_MEMORY = 16 << 20
 _NO_MEMORY = "needs more memory to be decoded than is free; give the step more memory"
-_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
 
 
 @cache
@@ -127,8 +125,8 @@ class DecodingMemory:
         try:
             yield
         finally:
-            if _trim is not None and count > _GIVEN_BACK:
-                _trim(0)
+            if count > _GIVEN_BACK:
+                give_back_memory()
             with self._changed:
                 self._taken -= count
                 self._changed.notify_all()
