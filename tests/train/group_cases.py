@@ -26,7 +26,7 @@ from components.classifier.images import ImageStore, LabelledImages, Normaliser,
 from components.classifier.network import network_of
 from components.shared.artifacts.dataset import open_dataset
 from components.shared.artifacts.dataset_writer import DatasetWriter
-from components.shared.errors import ShutterlineError
+from components.shared.errors import ParamsError, Problem, ShutterlineError
 from components.shared.signals import Terminated, sigterm_raises
 from components.train.agreement import Agreement
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest
@@ -36,8 +36,8 @@ from components.train.step import train_step
 from components.train.train import train
 from components.train.trainer import Trainer
 from tests.configs import layer, transform
-from tests.examples import digits, small
-from tests.train.networks import RANDOM, Remembering, long_steps
+from tests.examples import SMALL, digits, small
+from tests.train.networks import Remembering, long_steps
 
 CPU = torch.device("cpu")
 TRAINED, HELD_OUT = 301, 1497
@@ -45,6 +45,8 @@ TRAINED, HELD_OUT = 301, 1497
 CONVOLUTION = layer("Conv2d", in_channels=1, out_channels=8, kernel_size=3, stride=2)
 REMEMBERING = {"class": "tests.train.networks.Remembering", "kwargs": {}}  # by SHUTTERLINE_MODULES
 PLAIN: dict[str, Any] = {"net_arch": [CONVOLUTION, layer("ReLU")], "num_epochs": 4, "eval_freq": 1, "flip_images": True}
+# Of a network that many tests export, and this process need not.
+EXPORTED = {**PLAIN, "net_arch": SMALL["net_arch"]}
 
 CASES: dict[str, dict[str, Any]] = {
     "flips, shuffled": PLAIN,
@@ -139,6 +141,15 @@ def refused(dataset: Path, model: Path, group: Group, **changes: Any) -> str:
     return ""
 
 
+@contextmanager
+def without_torch(folder: Path) -> Iterator[None]:
+    """Within, processes that this one starts find a torch that cannot be imported."""
+    folder.mkdir()
+    (folder / "torch.py").write_text("raise ImportError('libtorch.so is not there')\n")
+    with patch.object(sys, "path", [str(folder), *sys.path]):
+        yield
+
+
 def _not_compiled(images: torch.Tensor) -> torch.Tensor:
     raise RuntimeError("C++ compile error")
 
@@ -160,7 +171,7 @@ def left_while_evaluating(dataset: Path, model: Path, group: Group) -> dict[str,
         sigterm_raises(),
     ):
         try:
-            train(dataset=dataset, model=model, params=small(**PLAIN, save_freq=1000), group=group)
+            train(dataset=dataset, model=model, params=small(**EXPORTED, save_freq=1000), group=group)
         except Terminated:
             is_terminated = True
     kept = [read_checkpoint_manifest(path).position for path in list_checkpoints(Checkpoints.beside(model).directory)]
@@ -181,20 +192,25 @@ def main(dataset: Path, results: Path) -> None:
             "too few images": refused(dataset, results / "model", group, batch_size=1),
             "other params": refused(dataset, results / "model", group, num_epochs=1 + group.rank),
         }
-        with long_steps():
-            no_graph = refused(dataset, results / "none", group, net_arch=RANDOM, num_epochs=10**6)
+        with without_torch(results / f"broken-{group.rank}"), long_steps():
+            # Of a network that no other test has exported.
+            no_graph = refused(dataset, results / "none", group, net_arch=[CONVOLUTION, layer("Mish")], num_epochs=300)
         found["refused"]["no graph"] = no_graph
 
-        def fails() -> Path:
+        def fails(error: Exception) -> Path:
             if group.rank == 1:
-                raise FileNotFoundError(2, "not there", "images")
+                raise error
             return dataset
 
         try:
-            group.together(fails)
+            group.together(lambda: fails(FileNotFoundError(2, "not there", "images")))
         except OSError as error:
             found["of one"] = [type(error).__name__, error.filename]
-        params = small(**{**PLAIN, "num_epochs": 1, "step": "graph"})
+        try:
+            group.together(lambda: fails(ParamsError([Problem("net_arch[1]", "is no layer for ONNX")])))
+        except ParamsError as error:
+            found["of its params"] = [(problem.path, problem.message) for problem in error.problems]
+        params = small(**{**EXPORTED, "num_epochs": 1, "step": "graph"})
         with warnings_of_training() as found["warnings"]:
             report = train_step(dataset=dataset, model=results / "staged", params=params, group=group).report()
         found["report"] = report

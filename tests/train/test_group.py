@@ -107,11 +107,13 @@ def test_what_one_process_cannot_use_all_refuse_alike(by_two: list[dict[str, Any
     assert first["refused"] == second["refused"]
     assert "sync_batch_norm: needs GPUs" in first["refused"]["sync_batch_norm"]
     assert first["refused"]["no dataset"].startswith("ArtifactError: ")
-    assert first["refused"]["no graph"].startswith("ParamsError: ")
-    assert "ONNX" in first["refused"]["no graph"]
+    assert first["refused"]["no graph"].startswith(
+        "ShutterlineError: the process that exports the network to ONNX ended"
+    )
     assert "2 processes cannot share" in first["refused"]["too few images"]
     assert "rank 1, on node 0, is to train otherwise than rank 0, by num_epochs; " in first["refused"]["other params"]
     assert first["of one"] == second["of one"] == ["FileNotFoundError", "images"]
+    assert first["of its params"] == second["of its params"] == [["net_arch[1]", "is no layer for ONNX"]]
     assert "set device to" in first["one GPU"]
 
 
