@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import cache
-from itertools import product
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from tests.classifier.both_ways import furthest, pictures
 
 # Both signs of all bins of the widest ranges, and of the bins that AutoAugment has.
 SPACES: list[tuple[Any, int]] = [(v2.TrivialAugmentWide, 31), (v2.AutoAugment, 10)]
-SHAPES = [(9, 7), (1, 1), (3, 200), (2, 5)]
+SHAPES = [(9, 7, 1), (9, 7, 3), (1, 1, 3), (3, 200, 1), (2, 5, 3)]
 
 
 def every_magnitude(name: str, height: int, width: int) -> list[float]:
@@ -52,7 +51,7 @@ NEAREST, BILINEAR = "nearest", "bilinear"
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
 @pytest.mark.parametrize(("mode", "fill"), [(NEAREST, None), (NEAREST, 7), (BILINEAR, None), (BILINEAR, (7.0,))])
 def test_each_operation_is_torchvisions(mode: str, fill: Any, kind: torch.dtype, counts: bool) -> None:
-    for (height, width), channels in product(SHAPES, (1, 3)):
+    for height, width, channels in SHAPES:
         numbers, magnitudes, images, expected = both(height, width, channels, kind, mode, fill)
         before = images.clone()
         with nullcontext() if counts else as_on_gpu():
