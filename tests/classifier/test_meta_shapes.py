@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -14,7 +11,6 @@ from components.classifier.network import build_network, examine
 from components.shared.params.types import LayerSpec
 from tests.classifier.test_backbones import backbone
 from tests.classifier.test_onnx_graph import NETWORKS
-from tests.configs import digits_config
 
 BACKBONES = ("efficientnet_b0", "resnet18")
 CASES = NETWORKS | {name: [backbone(name)] for name in BACKBONES}
@@ -34,16 +30,3 @@ def test_the_table_is_that_of_a_real_image(name: str) -> None:
     torch.backends.mha.set_fastpath_enabled(True)
     rows = examine(specs, (side, side, 3), 5).rows
     assert [(row.output_shape, row.multiply_adds) for row in rows] == found
-
-
-def test_a_usual_network_is_checked_without_the_compiler() -> None:
-    names = ("torch._dynamo", "torch._inductor", "torch.fx.experimental.symbolic_shapes", "sympy", "triton")
-    source = f"""
-import sys
-from components.classifier.check import check
-from components.shared.params.params import Params
-check(Params.from_dict({digits_config()!r}))
-print([name for name in {names!r} if name in sys.modules])
-"""
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"

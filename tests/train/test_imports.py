@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from components.train.gpu_context import wake_gpu
+from tests.configs import digits_config
 from tests.examples import small
 
 # torch's compiler and what it brings; what transforms, TensorBoard's curves, a model's files, brokers, stores need.
@@ -25,7 +26,7 @@ HEAVY = [
     ("options", "until"), [(["--model", "model"], " epoch 1/"), (["--smoke"], " were learnt ")], ids=["train", "smoke"]
 )
 def test_the_first_steps_are_made_without(options: list[str], until: str, dataset: Path, tmp_path: Path) -> None:
-    (tmp_path / "params.json").write_text(json.dumps(small().to_dict()))
+    (tmp_path / "params.json").write_text(json.dumps(small(net_arch=digits_config()["net_arch"]).to_dict()))
     arguments = ["-m", "components.train", "--dataset", str(dataset), "--params", "params.json", *options]
     command = [sys.executable, "-X", "importtime", *arguments]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
