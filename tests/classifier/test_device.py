@@ -15,37 +15,58 @@ from components.classifier.device import choose_device, describe_device, make_re
 from components.shared.errors import DeviceError
 from tests.peers.fixtures import need
 
+ROOT = Path(__file__).parents[2]
 GPUS = torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-THREADS = """
+GROUP = Path(f"/sys/fs/cgroup/cpu/shutterline-{os.getpid()}")
+HAS_GROUP = os.geteuid() == 0 and GROUP.parent.is_dir()
+
+ALONE = """
 import os, sys, torch
-from components.classifier.device import make_repeatable
-open(os.path.join(sys.argv[1], "cgroup.procs"), "w").write(str(os.getpid()))
+from components.classifier.device import choose_device, make_repeatable
+from components.shared.errors import DeviceError
+for group in sys.argv[1:]:
+    open(os.path.join(group, "cgroup.procs"), "w").write(str(os.getpid()))
 make_repeatable(0)
 print(torch.get_num_threads())
+torch.set_num_threads(2)
+os.environ["OMP_NUM_THREADS"] = "2"
+make_repeatable(0)
+print(torch.get_num_threads())
+print(choose_device("auto"))
+try:
+    choose_device("cuda")
+except DeviceError as error:
+    print(error)
 """
 
 
-def threads(group: Path, **variables: str) -> int:
-    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")} | variables
-    done = subprocess.run([sys.executable, "-c", THREADS, str(group)], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)
-
-
-def test_torch_has_no_more_threads_than_the_container_has_cpus() -> None:
-    group = Path(f"/sys/fs/cgroup/cpu/shutterline-{os.getpid()}")
-    need(os.geteuid() == 0 and group.parent.is_dir(), "a group with a quota needs root and cgroups of version 1")
-    need((os.cpu_count() or 1) > 1, "more than one core")
-    group.mkdir()
+@pytest.fixture(scope="module")
+def alone() -> list[str]:
+    """What a process without GPUs prints, in a container of one CPU where this machine can have one."""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    command = [sys.executable, "-c", ALONE]
+    if HAS_GROUP:
+        GROUP.mkdir()
+        (GROUP / "cpu.cfs_period_us").write_text("100000")
+        (GROUP / "cpu.cfs_quota_us").write_text("100000")
+        command.append(str(GROUP))
     try:
-        (group / "cpu.cfs_period_us").write_text("100000")
-        (group / "cpu.cfs_quota_us").write_text("100000")
-        assert threads(group) == 1
-        assert threads(group, OMP_NUM_THREADS="2") == 2, "what the user has set stays"
+        done = subprocess.run(
+            command, env=environment | {"CUDA_VISIBLE_DEVICES": ""}, cwd=ROOT, capture_output=True, text=True
+        )
     finally:
-        group.rmdir()
+        if HAS_GROUP:
+            GROUP.rmdir()
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_torch_has_no_more_threads_than_the_container_has_cpus(alone: list[str]) -> None:
+    need(HAS_GROUP, "a group with a quota needs root and cgroups of version 1")
+    need((os.cpu_count() or 1) > 1, "more than one core")
+    assert alone[:2] == ["1", "2"], "what the user has set stays"
 
 
 def test_what_is_there_is_taken() -> None:
@@ -66,19 +87,10 @@ def test_a_gpu_that_is_not_there_is_an_error() -> None:
             choose_device("cuda")
 
 
-def test_where_gpus_are_hidden_cuda_is_an_error_and_auto_the_cpu() -> None:
-    code = """
-from components.classifier.device import choose_device
-print(choose_device("auto"))
-choose_device("cuda")
-"""
-    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], env=hidden, capture_output=True, text=True
-    )
-    assert done.stdout == "cpu\n"
-    assert done.returncode == 1
-    assert 'DeviceError: device: "cuda" was asked for' in done.stderr.splitlines()[-1]
+def test_where_gpus_are_hidden_cuda_is_an_error_and_auto_the_cpu(alone: list[str]) -> None:
+    auto, error = alone[2:]
+    assert auto == "cpu"
+    assert error.startswith('device: "cuda" was asked for')
 
 
 @pytest.fixture
