@@ -49,7 +49,7 @@ def test_predicts_where_torch_and_every_client_cannot_be_imported(tmp_path: Path
         check=False,
         cwd=ROOT,
         env=os.environ | {"HOME": str(home), "XDG_CACHE_HOME": str(home)},
-        timeout=60,
+        timeout=600,
     )
 
     assert done.returncode == 0, done.stderr

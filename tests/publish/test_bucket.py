@@ -179,7 +179,7 @@ def test_a_publisher_killed_at_random_moments(ready: Parts, bucket: Bucket, tmp_
         hold = Hold(answer=moments.random() < 0.5)
         bucket.faults.inject(hold, "write", skip=moments.randrange(len(files) - 1))
         child = _begin(ready, bucket)
-        assert hold.reached.wait(30), "it is under way"
+        assert hold.reached.wait(600), "it is under way"
         time.sleep(moments.uniform(0, 0.02))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

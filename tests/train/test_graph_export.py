@@ -52,11 +52,18 @@ def exporters(parent: int) -> list[int]:
     return found
 
 
-def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 600.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def exporter() -> int:
+    """Process id of the export of this process; it has no command line yet in a moment of its start."""
+    until(lambda: exporters(os.getpid()))
+    (process,) = exporters(os.getpid())
+    return process
 
 
 def test_a_network_that_cannot_be_expressed_ends_the_training(
@@ -76,7 +83,7 @@ def test_a_network_that_cannot_be_expressed_ends_the_training(
 
 def test_leaving_ends_the_process() -> None:
     with GraphExport(small(net_arch=RANDOM)) as graph:
-        (process,) = exporters(os.getpid())
+        process = exporter()
         assert not graph.has_failed()
     assert not Path(f"/proc/{process}").exists()
 
@@ -90,7 +97,7 @@ def test_leaving_ends_a_process_that_has_not_yet_read_its_request(monkeypatch: p
 
 def test_a_process_that_is_killed_is_an_error() -> None:
     with GraphExport(small(net_arch=RANDOM)) as graph:
-        os.kill(exporters(os.getpid())[0], signal.SIGKILL)
+        os.kill(exporter(), signal.SIGKILL)
         with pytest.raises(
             ShutterlineError, match="exports the network to ONNX ended by SIGKILL; is memory short"
         ) as error:
@@ -215,7 +222,7 @@ def test_waiting_can_be_ended() -> None:
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this Linux does not weigh sessions")
 def test_an_export_that_is_waited_for_has_its_share_of_the_machine() -> None:
     with GraphExport(small(net_arch=RANDOM)) as graph:
-        weight = Path(f"/proc/{exporters(os.getpid())[0]}/autogroup")
+        weight = Path(f"/proc/{exporter()}/autogroup")
         until(lambda: weight.read_text().endswith(" 19\n"))
 
         def poll() -> None:

@@ -21,7 +21,7 @@ from components.train.group import evaluated
 from tests.examples import small, write_params
 from tests.train.interrupting import at_step, ended, steps_kept, trained, weights_in
 
-TIMEOUT_S = 120
+TIMEOUT_S = 600
 ENDLESS = {"num_epochs": 10_000_000, "save_freq": 10_000_000, "checkpoint_minutes": None}
 
 
