@@ -23,6 +23,7 @@ from components.shared.files import sha256_of
 from components.shared.params.params import Params
 from components.shared.storage.location import Location, parse_location
 from components.shared.storage.publish import Publication, write_file
+from components.train.start import trial_trainer
 from components.train.step import train_step
 from components.train.train import train
 from tests.examples import SMALL, small
@@ -195,10 +196,6 @@ def test_training_logs_frozen_layers_without_parameters_and_what_it_starts_from(
     )
     assert line.endswith("; not used of it: epoch")
 
-    train(
-        dataset=dataset,
-        model=tmp_path / "idle",
-        params=small(num_epochs=1, net_arch=[{"class": "torch.nn.ReLU"}], frozen_layers=1),
-    )
+    trial_trainer(dataset, small(num_epochs=1, net_arch=[{"class": "torch.nn.ReLU"}], frozen_layers=1))
     message = "frozen_layers: the first layer of net_arch has no parameters; freezing has no effect"
     assert message in heard.messages

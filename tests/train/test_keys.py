@@ -21,8 +21,7 @@ from components.train.checkpoints.format import list_checkpoints, read_checkpoin
 from tests.configs import layer, schedule, transform
 from tests.examples import DIGITS, small
 from tests.train.interrupting import trained
-from tests.train.networks import ONE_PIXEL
-from tests.train.trials import PLAIN_ARCH, network_input, trainer_of
+from tests.train.trials import PLAIN_ARCH, epochs, network_input, trainer_of
 
 
 def weights(dataset: Path, out: Path, **changes: Any) -> bytes:
@@ -40,13 +39,17 @@ def test_batch_size(dataset: Path) -> None:
 
 
 def test_color_trains(tmp_path: Path) -> None:
+    mean, std = [0.1, 0.2, 0.3], [1.0, 2.0, 3.0]
     changes: dict[str, Any] = {"net_arch": [layer("Conv2d", in_channels=3, out_channels=4, kernel_size=3)]}
-    changes |= {"is_image_color": True, "normalise_mean": [0.1, 0.2, 0.3], "normalise_std": [1, 2, 3]}
+    changes |= {"is_image_color": True, "normalise_mean": mean, "normalise_std": std}
     prepare(data=DIGITS, dataset=tmp_path / "data", params=small(**changes))
 
-    found = manifest(tmp_path / "data", tmp_path, **changes, num_epochs=1).normalisation
-    assert found is not None
-    assert (found.mean, found.std) == ([0.1, 0.2, 0.3], [1.0, 2.0, 3.0])
+    trainer, indices = trainer_of(tmp_path / "data", **changes), torch.arange(5)
+    stored = trainer.training.images.take(indices).permute(0, 3, 1, 2) / 255
+    normalised = (stored - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    assert torch.allclose(network_input(trainer, indices), normalised, atol=1e-6)
+    first, second = epochs(trainer, 2)
+    assert second < first
 
 
 def test_shuffle_dataset(dataset: Path) -> None:
@@ -119,9 +122,9 @@ def test_manual_seed(few: Path, tmp_path: Path) -> None:
 
 
 def test_net_arch_and_n_classes(few: Path, tmp_path: Path) -> None:
-    wider = manifest(few, tmp_path / "wider", net_arch=ONE_PIXEL)
+    plain = manifest(few, tmp_path / "plain", net_arch=PLAIN_ARCH)
 
-    assert wider.parameters == 1 * 4 * 64 + 4 + 2 * 4 + 4 * 10 + 10
+    assert plain.parameters == 1 * 8 * 9 + 8 + 8 * 9 * 10 + 10
     assert network_of(small(n_classes=3)).classifier.out_features == 3
     with pytest.raises(InputError, match="n_classes"):
         prepare(data=DIGITS, dataset=tmp_path / "data", params=small(n_classes=9))

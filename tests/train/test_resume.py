@@ -38,7 +38,7 @@ SGD = {"optim_class": "torch.optim.SGD", "optim_kwargs": {"momentum": 0.9}, "lea
 
 @pytest.mark.usefixtures("every_step_reports")
 def test_a_run_told_to_end_at_every_step_makes_the_same_files(few: Path, tmp_path: Path) -> None:
-    params = small(**DROPOUT, flip_images=True, save_freq=5)
+    params = small(flip_images=True, save_freq=5)
     trained(few, tmp_path / "whole", params)
 
     for step in range(1, 2 * 2 + 1):

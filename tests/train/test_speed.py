@@ -113,7 +113,7 @@ def test_no_figure_is_beyond_what_is_possible_or_vague(ratios: list[float]) -> N
 def test_measuring_takes_at_most_three_hundredths_of_the_run(
     dataset: Path, monkeypatch: pytest.MonkeyPatch, slower: int, seconds: float
 ) -> None:
-    step_s = 0.001
+    step_s = seconds / 30_000
     trainer = trained(dataset, seconds, step_s)
     clock = Clock(trainer, monkeypatch, lambda step: step_s * slower)
     begun = clock.now

@@ -21,6 +21,7 @@ from components.train.train import train
 from tests.configs import layer
 from tests.examples import small, write_digits, write_params
 from tests.train.networks import ONE_PIXEL, network_in
+from tests.train.trials import epochs, trainer_of
 
 CPU = torch.device("cpu")
 DIVERGING: dict[str, Any] = {"optim_class": "torch.optim.SGD", "learning_rate": 1e30}
@@ -76,8 +77,10 @@ def test_a_validation_split_chooses_the_epoch_and_tensorboard_shows_scalars_and_
     assert {f"precision_recall/{digit}" for digit in range(10)} <= set(events.Tags()["tensors"])
 
 
-def test_a_batch_left_with_one_image_joins_the_one_before(dataset: Path, tmp_path: Path) -> None:
-    train(dataset=dataset, model=tmp_path / "model", params=small(net_arch=ONE_PIXEL, batch_size=199, num_epochs=1))
+def test_a_batch_left_with_one_image_joins_the_one_before(dataset: Path) -> None:
+    trainer = trainer_of(dataset, net_arch=ONE_PIXEL, batch_size=199, num_epochs=1)
+    assert trainer.slices == [slice(0, 200)]
+    epochs(trainer, 1)
 
 
 @pytest.mark.parametrize(

@@ -21,16 +21,11 @@ from components.train.checkpoints.format import (
     write_checkpoint,
 )
 from components.train.checkpoints.resume import find_checkpoint
-from tests.examples import SMALL, small
+from tests.examples import small
 from tests.train.interrupting import LOG, at_step, ended, steps_kept, trained, weights_in
 
 BITS = 60
-PARAMS: dict[str, Any] = {
-    "net_arch": [*SMALL["net_arch"], {"class": "torch.nn.Dropout", "kwargs": {"p": 0.3}}],
-    "num_epochs": 3,
-    "save_freq": 1,
-    "flip_images": True,
-}
+PARAMS: dict[str, Any] = {"num_epochs": 3, "save_freq": 1, "flip_images": True}
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from components.train.checkpoints.resume import Checkpoints, find_checkpoint
 from components.train.step import train_step
 from tests.examples import SMALL, small, write_digits, write_params
 from tests.train.interrupting import LOG, at_step, ended, inputs_of, steps_kept, trained, weights_in
+from tests.train.trials import PLAIN_ARCH
 
 
 def arch(channels: int) -> list[dict[str, Any]]:
@@ -30,7 +31,7 @@ def arch(channels: int) -> list[dict[str, Any]]:
     ("changes", "difference"),
     [
         ({"net_arch": arch(16)}, "net_arch[0].kwargs.out_channels: 8 there, 16 here"),
-        ({"net_arch": SMALL["net_arch"][:2]}, "net_arch: 3 entries there, 2 here"),
+        ({"net_arch": PLAIN_ARCH}, "net_arch: 3 entries there, 2 here"),
         ({"optim_kwargs": {"weight_decay": 0.5}}, "optim_kwargs.weight_decay: 0.5 here alone"),
         (
             {"optim_class": "torch.optim.SGD"},
@@ -123,13 +124,13 @@ def test_what_is_free_changes_no_weight(dataset: Path, finished: Path, tmp_path:
 def test_the_command_line_refuses_and_starts_over_when_asked(
     dataset: Path, finished_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    params = write_params(tmp_path / "other.json", net_arch=arch(16), num_epochs=1)
+    params = write_params(tmp_path / "other.json", net_arch=PLAIN_ARCH, num_epochs=1)
     command = ["--dataset", str(dataset), "--model", str(finished_copy / "model"), "--params", str(params)]
     command += ["--checkpoints", str(finished_copy / "checkpoints")]
 
     assert main(command) == 2
     log = capsys.readouterr().err
-    assert "net_arch[0].kwargs.out_channels: 8 there, 16 here" in log
+    assert "net_arch: 3 entries there, 2 here" in log
     assert "num_epochs: 1 here, and epoch 2 is trained there" in log
     assert "Traceback" not in log
     assert steps_kept(finished_copy) == [14]
