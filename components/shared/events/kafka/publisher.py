@@ -96,7 +96,8 @@ class KafkaTransport:
             batch_size=_BATCH_BYTES,
             max_request_size=self._request_bytes,
             linger_ms=50,  # a window is flushed at once; this only keeps its beginning from leaving alone
-            max_block_ms=round(_ANSWER_S * 1000),
+            # For the topic's partitions, which are asked for once.
+            max_block_ms=max(1, round(min(_ANSWER_S, time_left()) * 1000)),
             request_timeout_ms=_REQUEST_MS,
             delivery_timeout_ms=_DELIVERY_MS,
             reconnect_backoff_max_ms=1_000,
