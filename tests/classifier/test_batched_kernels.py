@@ -32,7 +32,7 @@ UNIT = v2.ToDtype(torch.float32, scale=True)
     ids=repr,
 )
 def test_each_crop_and_shift_comes_as_often(transform: Any) -> None:
-    images = pictures(1, 6, 5).expand(2500, -1, -1, -1)
+    images = pictures(1, 6, 5).expand(1500, -1, -1, -1)
     found, expected = as_batch(transform, images), one_by_one(transform, images)
     assert found.dtype is expected.dtype
     assert set(outcomes(found)) == set(outcomes(expected))
@@ -115,7 +115,7 @@ def differing(found: Tensor, expected: Tensor) -> float:
 
 
 @given(ANGLES, st.sampled_from(["nearest", "bilinear"]), st.sampled_from(FILLS), st.booleans())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_forced_rotation_is_torchvisions(angle: float, mode: str, fill: Any, centred: bool) -> None:
     images = smooth(3, 11, 14)
     transform = v2.RandomRotation((angle, angle), interpolation=mode, fill=fill, center=None if centred else [3, 5])
@@ -131,7 +131,7 @@ def test_a_forced_rotation_is_torchvisions(angle: float, mode: str, fill: Any, c
     st.sampled_from(FILLS),
     st.booleans(),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_forced_affine_is_torchvisions(
     angle: float, scale: float, shear_x: float, shear_y: float, mode: str, fill: Any, centred: bool
 ) -> None:
@@ -209,7 +209,7 @@ def forced(part: str, factor: float) -> Any:
 
 
 @given(st.sampled_from(["brightness", "contrast", "saturation"]), st.floats(0, 3), st.sampled_from([1, 3]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_forced_blend_is_torchvisions(part: str, factor: float, channels: int) -> None:
     images = pictures(6, channels=channels)
     transform = forced(part, factor)
@@ -221,7 +221,7 @@ def test_a_forced_blend_is_torchvisions(part: str, factor: float, channels: int)
 
 
 @given(st.floats(-0.5, 0.5), st.sampled_from([1, 3]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_forced_hue_is_torchvisions(shift: float, channels: int) -> None:
     images = pictures(6, channels=channels)
     transform = forced("hue", shift)
@@ -266,13 +266,10 @@ DRAWN: list[tuple[Any, Callable[[Tensor], Tensor]]] = [
     (v2.ColorJitter(contrast=(0.2, 1.7)), spread),
     (v2.ColorJitter(saturation=0.8), red_over_blue),
     (v2.ColorJitter(hue=0.4), red_over_blue),
-    (v2.ColorJitter(0.5, 0.5, 0.5, 0.1), red_over_blue),
     (v2.Compose([UNIT, v2.ColorJitter(0.5, 0.5, 0.5, 0.1)]), red_over_blue),
-    (v2.RandomPhotometricDistort(), mean),
     (v2.RandomPhotometricDistort(p=1), spread),
     (v2.Compose([UNIT, v2.RandomPhotometricDistort(hue=(0.0, 0.3), p=0.7)]), red_over_blue),
     (v2.GaussianBlur(3, (0.2, 2.0)), spread),
-    (v2.GaussianNoise(0.1, 0.2), mean),
     (v2.GaussianNoise(0.1, 0.2), spread),
     (v2.GaussianNoise(0.1, 0.2, clip=False), spread),
     (v2.Compose([UNIT, v2.GaussianNoise(0.1, 0.2, clip=False)]), mean),
@@ -290,7 +287,7 @@ def test_drawn_factors_are_distributed_as_torchvisions(transform: Any, statistic
 
 
 @given(st.sampled_from([(3, 3), (5, 3), (1, 1), (7, 5)]), st.floats(0.1, 4), st.sampled_from([1, 3]), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_forced_blur_is_torchvisions(size: tuple[int, int], sigma: float, channels: int, whole: bool) -> None:
     images = pictures(4, channels=channels)
     blur = v2.GaussianBlur(size, (sigma, sigma))
