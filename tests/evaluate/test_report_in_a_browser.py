@@ -37,8 +37,7 @@ def assert_quiet(page: Shown) -> None:
     assert (page.complaints, page.requests, page.scrolls_sideways) == ([], [], False)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")], ids=["desktop", "phone"])
 def test_it_is_for_everyone(browser: Browser, report: Path, size: tuple[int, int], scheme: Any) -> None:
     with shown(browser, report, size, color_scheme=scheme) as page:
         page.tab.locator(CELL).first.click()
