@@ -13,8 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from components.classifier.network import Network, network_of
-from components.classifier.onnx_file import onnx_bytes
-from components.classifier.onnx_graph import export_graph
 from components.shared.artifacts.artifact import ImageShape
 from components.shared.artifacts.model import Model
 from components.shared.params.params import Params
@@ -50,6 +48,9 @@ def network_in(model: Model) -> Network:
 
 def onnx_of(network: Network, params: Params) -> bytes:
     """The content of a model.onnx of the network of params, whatever its weights, without normalisation."""
+    from components.classifier.onnx_file import onnx_bytes  # not for processes of a group, which export nothing
+    from components.classifier.onnx_graph import export_graph
+
     height, width, channels = params.image_shape
     return onnx_bytes(
         export_graph(params.net_arch, params.image_shape, params.n_classes),
