@@ -285,12 +285,14 @@ def test_kfp_is_as_ever_for_everybody_else(
     thread = threading.Thread(target=meanwhile)
     thread.start()
     params = write_params(tmp_path / "params.json")
-    code = main(["run", "--out", str(tmp_path / "out"), "--params", str(params), *OPTIONS])
+    (tmp_path / "empty").mkdir()
+    options = ["--out", tmp_path / "out", "--params", params, "--data", tmp_path / "empty", *OPTIONS]
+    code = main(["run", *map(str, options)])
     over.set()
     thread.join()
 
     # Not --json: what kfp prints of their container may come before our run takes what is printed.
-    assert code == 0, capsys.readouterr().err
+    assert code == 2, capsys.readouterr().err
     assert [status.name for status in statuses] == ["SUCCESS"]
     assert calls == [arguments]
     assert (tmp_path / "theirs" / "file").read_text() == "made\n"
