@@ -62,7 +62,7 @@ def test_frozen_layers_keep_every_bit(dataset: Path, tmp_path: Path, learnt: Pat
     assert result.parameters == sum(before[name].numel() for name in trained)
 
 
-SIDE = 32
+SIDE = 64
 COLORS = ["red", "green", "blue"]
 
 
