@@ -115,7 +115,6 @@ ACTIVATIONS = [
     layer("Threshold", threshold=0.1, value=0.2),
     *(layer(name, dim=1) for name in ("LogSoftmax", "Softmax", "Softmin")),
 ]
-FLAT = [conv(6, given=3), layer("Flatten", start_dim=2)]  # 6 × 196
 VOLUME = [
     layer("Unflatten", dim=1, unflattened_size=[1, 3]),
     layer("Conv3d", in_channels=1, out_channels=4, kernel_size=3, padding=1),
@@ -163,22 +162,7 @@ NETWORKS: dict[str, list[Entry]] = {
         layer("Unfold", kernel_size=2, stride=2),
         layer("Fold", output_size=[40, 52], kernel_size=2, stride=2),
     ],
-    "one dimension": [
-        *FLAT,
-        *(layer(f"{name}1d", padding=2) for name in ("CircularPad", "ReflectionPad", "ReplicationPad", "ZeroPad")),
-        layer("ConstantPad1d", padding=1, value=0.5),
-        layer("Conv1d", in_channels=6, out_channels=6, kernel_size=3, stride=2),
-        layer("BatchNorm1d", num_features=6),
-        layer("InstanceNorm1d", num_features=6, affine=True),
-        layer("Dropout1d"),
-        layer("ConvTranspose1d", in_channels=6, out_channels=6, kernel_size=3),
-        layer("AvgPool1d", kernel_size=2),
-        layer("MaxPool1d", kernel_size=2, stride=1),
-        layer("LPPool1d", norm_type=2, kernel_size=2, stride=1),
-        layer("AdaptiveMaxPool1d", output_size=17),
-        layer("AdaptiveAvgPool1d", output_size=5),
-    ],
-    "three dimensions": [
+    "three dimensions, then one": [
         *VOLUME,
         *(layer(f"{name}3d", padding=1) for name in ("CircularPad", "ReflectionPad", "ReplicationPad", "ZeroPad")),
         layer("ConstantPad3d", padding=1, value=0.5),
@@ -191,6 +175,19 @@ NETWORKS: dict[str, list[Entry]] = {
         layer("LPPool3d", norm_type=2, kernel_size=2, stride=1),
         layer("AdaptiveMaxPool3d", output_size=[7, 9, 11]),
         layer("AdaptiveAvgPool3d", output_size=[2, 4, 5]),
+        layer("Flatten", start_dim=2),  # 2 × 40
+        *(layer(f"{name}1d", padding=2) for name in ("CircularPad", "ReflectionPad", "ReplicationPad", "ZeroPad")),
+        layer("ConstantPad1d", padding=1, value=0.5),
+        layer("Conv1d", in_channels=2, out_channels=6, kernel_size=3, stride=2),
+        layer("BatchNorm1d", num_features=6),
+        layer("InstanceNorm1d", num_features=6, affine=True),
+        layer("Dropout1d"),
+        layer("ConvTranspose1d", in_channels=6, out_channels=6, kernel_size=3),
+        layer("AvgPool1d", kernel_size=2),
+        layer("MaxPool1d", kernel_size=2, stride=1),
+        layer("LPPool1d", norm_type=2, kernel_size=2, stride=1),
+        layer("AdaptiveMaxPool1d", output_size=7),
+        layer("AdaptiveAvgPool1d", output_size=5),
     ],
 }
 # What they are tried without: they are random when they evaluate, too.
