@@ -111,8 +111,11 @@ def _in_full(content: bytes, rendering: Rendering) -> npt.NDArray[np.int64]:
         return render(content, rendering).pixels.astype(int)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+# All orientations; each fit upright and turned, with each subsampling, which goes by the orientation, as below.
+@pytest.mark.parametrize(("fit", "orientation"), [
+    *(("stretch", number) for number in (1, 3, 5)), *(("crop", number) for number in (2, 4, 6)),
+    *(("pad", number) for number in (2, 3, 7, 8)),
+])  # fmt: skip
 def test_jpegs_at_a_smaller_scale_are_within_the_bound(orientation: int, fit: Any) -> None:
     # 609 and 811 are no multiples of 2, 4 and 8: the last pixels of the smaller one are in part none of the image.
     exif = Image.Exif()
