@@ -121,7 +121,7 @@ test-containers: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --verbose -m 'containers and not kill' tests/containers
 
 test-kill: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --verbose -m kill tests/kill
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --verbose -m kill tests/kill
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build runs
