@@ -64,8 +64,14 @@ SCHEDULE_KWARGS: dict[str, dict[str, Any]] = {
     "ReduceLROnPlateau": {"mode": "min", "patience": 0, "threshold": 0.5},
     "StepLR": {"step_size": 2, "gamma": 0.1},
 }
+FACTORS = ["ConstantLR", "ExponentialLR", "LinearLR", "MultiStepLR", "PolynomialLR", "StepLR"]  # may go together
 STATES: dict[str, dict[str, Any]] = {
-    **{f"{name} by epoch": SGD | {LR: [schedule(name, **kwargs)]} for name, kwargs in SCHEDULE_KWARGS.items()},
+    "factors by epoch": SGD | {LR: [schedule(name, **SCHEDULE_KWARGS[name]) for name in FACTORS]},
+    **{
+        f"{name} by epoch": SGD | {LR: [schedule(name, **kwargs)]}
+        for name, kwargs in SCHEDULE_KWARGS.items()
+        if name not in FACTORS
+    },
     **{
         f"{name} by batch": SGD | {LR: [schedule(name, **kwargs) | {"interval": "batch"}]}
         for name, kwargs in SCHEDULE_KWARGS.items()
