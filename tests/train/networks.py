@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import ClassVar
 from unittest.mock import patch
 
@@ -49,17 +50,24 @@ def network_in(model: Model) -> Network:
 def onnx_of(network: Network, params: Params) -> bytes:
     """The content of a model.onnx of the network of params, whatever its weights, without normalisation."""
     from components.classifier.onnx_file import onnx_bytes  # not for processes of a group, which export nothing
-    from components.classifier.onnx_graph import export_graph
 
     height, width, channels = params.image_shape
     return onnx_bytes(
-        export_graph(params.net_arch, params.image_shape, params.n_classes),
+        _graph_of(params.to_json()),
         network.state_dict(),
         None,
         classes=[str(label) for label in range(params.n_classes)],
         image=ImageShape.model_validate({"height": height, "width": width, "channels": channels}),
         weights_sha256="0" * 64,
     )
+
+
+@cache
+def _graph_of(params: str) -> bytes:
+    from components.classifier.onnx_graph import export_graph
+
+    given = Params.load(params, [])
+    return export_graph(given.net_arch, given.image_shape, given.n_classes)
 
 
 class Remembering(nn.Module):
