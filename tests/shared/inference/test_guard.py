@@ -21,7 +21,7 @@ SECONDS, BYTES = 2.0, 500 * 10**6
 
 def check_in_a_process(folder: Path, count: int) -> dict[str, dict[str, Any]]:
     command = [sys.executable, "-m", "tests.shared.inference.checking", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30 + SECONDS * count, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600 + SECONDS * count, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return {line["file"]: line for line in map(json.loads, done.stdout.splitlines())}

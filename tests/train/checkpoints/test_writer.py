@@ -31,7 +31,7 @@ def test_what_is_saved_is_the_state_of_the_call_whatever_training_does_next(tmp_
     go_on = threading.Event()
 
     def slow(path: Path) -> bool:
-        return go_on.wait(30)
+        return go_on.wait(600)
 
     weight, best = torch.zeros(1000), torch.ones(3)
     with CheckpointWriter(tmp_path, keep=9, on_saved=slow) as writer:
