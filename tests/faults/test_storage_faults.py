@@ -263,8 +263,8 @@ def test_the_answer_to_any_request_of_a_fetch_is_lost(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    with small_file_system(tmp_path / "disk", "1m") as disk:
+    """A file system that does not hold the dataset of 250 KB."""
+    with small_file_system(tmp_path / "disk", "128k") as disk:
         yield disk
 
 
@@ -284,4 +284,4 @@ def test_disk_full_and_larger_again(bucket: Bucket, location: Location, source: 
         assert digests(into) == source.files
         for file in source.files:
             (into / file).unlink()
-        subprocess.run(["/bin/mount", "-o", "remount,size=1m", small_disk], check=True)
+        subprocess.run(["/bin/mount", "-o", "remount,size=128k", small_disk], check=True)
