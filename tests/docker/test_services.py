@@ -59,6 +59,7 @@ def serves(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
+@pytest.mark.slow
 def test_all_serve_with_topics_and_bucket_and_end_with_the_script(
     services: tuple[subprocess.Popen[str], str], ports: dict[str, int]
 ) -> None:

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 from tests.evaluate.made_up import COMPARISON, GATE, made_up, noise
 from tests.pages import DESKTOP, PHONE, Shown, needs_browser, shown
 
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.slow]
 CLASSES = [f"class {number}" for number in range(12)]
 CELL = ".matrix .opens"
 # The width of the paper without margins of 1 cm, in CSS pixels.

@@ -12,6 +12,8 @@ from tests.faults.disks import small_file_system
 from tests.faults.training import Trained, judged, trained
 from tests.peers.noida import DurableKafkaBroker
 
+pytestmark = pytest.mark.slow  # what faults cost takes 100 s together
+
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:

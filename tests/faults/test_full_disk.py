@@ -24,6 +24,8 @@ from pipelines.cli import main as shutterline
 from tests.examples import DIGITS, write_digits, write_params
 from tests.faults.disks import file_size_limit, small_file_system
 
+pytestmark = pytest.mark.slow  # what faults cost takes 100 s together
+
 TIMES = 10
 
 

@@ -12,6 +12,8 @@ from tests.faults.training import Happenings, Row, Trained, judged, once_epoch_a
 from tests.peers.mock_kafka import PRODUCE, MockCluster
 from tests.peers.noida import DurableKafkaBroker
 
+pytestmark = pytest.mark.slow  # what faults cost takes 100 s together
+
 NOT_ENOUGH_REPLICAS, REQUEST_TIMED_OUT, NOT_LEADER = 19, 7, 6
 TOPIC_AUTHORIZATION_FAILED, INVALID_RECORD = 29, 87
 

@@ -22,6 +22,8 @@ from tests.examples import write_digits, write_params
 from tests.peers.emulator import PubSubEmulator
 from tests.peers.noida import DurableKafkaBroker
 
+pytestmark = pytest.mark.slow  # what faults cost takes 100 s together
+
 PROJECT = "vision-1"
 
 # The real frame around work that only emits, so that it starts in half a second.
@@ -127,7 +129,6 @@ def _whole_lines(path: Path) -> list[bytes]:
     return [line.rstrip(b"\n") for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
 
 
-@pytest.mark.slow
 def test_a_step_killed_at_random_moments(
     tmp_path: Path, brokers: Brokers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

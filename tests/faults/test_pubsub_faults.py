@@ -14,6 +14,8 @@ from tests.peers.emulator import PubSubEmulator
 from tests.peers.pubsub_server import PubSubServer
 from tests.peers.tcp import Relay
 
+pytestmark = pytest.mark.slow  # what faults cost takes 100 s together
+
 PROJECT = "vision-1"
 CODES = grpc.StatusCode
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from components.shared.errors import StorageRefusedError
 from components.shared.storage.location import Location
 from tests.faults.storage import (
@@ -26,6 +28,8 @@ from tests.faults.storage import (
 )
 from tests.peers.http_faults import Hold, Slow
 from tests.peers.object_store import Bucket
+
+pytestmark = pytest.mark.slow  # what faults cost takes 100 s together
 
 KILLS = 6
 

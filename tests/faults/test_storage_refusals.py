@@ -24,6 +24,8 @@ from tests.peers.http_faults import Refuse
 from tests.peers.object_store import Bucket
 from tests.peers.s3 import READER, s3_environment
 
+pytestmark = pytest.mark.slow  # what faults cost takes 100 s together
+
 
 def test_forbidden_to_read(bucket: Bucket, location: Location, source: Source, tmp_path: Path) -> None:
     publish(source, location)

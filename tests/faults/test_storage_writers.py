@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from components.shared import errors
 from components.shared.errors import ShutterlineError, StorageRefusedError, StorageUnavailableError
 from components.shared.storage.location import Location
@@ -25,6 +27,8 @@ from tests.faults.storage import (
 )
 from tests.peers.http_faults import Hold
 from tests.peers.object_store import Bucket
+
+pytestmark = pytest.mark.slow  # what faults cost takes 100 s together
 
 ROUNDS = 5
 

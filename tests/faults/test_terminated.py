@@ -8,12 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from components.shared.events.data import Cancelled
 from components.shared.events.event import StepEvent
 from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE
 from tests.examples import write_digits, write_params
 from tests.peers.noida import DurableKafkaBroker
 from tests.peers.pubsub_server import PubSubServer
+
+pytestmark = pytest.mark.slow  # what faults cost takes 100 s together
 
 
 def test_cancelled_is_at_both_brokers_before_the_process_ends(

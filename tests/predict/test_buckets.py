@@ -194,6 +194,7 @@ def test_a_store_that_recovers_loses_nothing(bucket: Bucket, model: Path, scratc
     assert {each.error for each in expected} == {""}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("effect", [Refuse(503), Hold()])
 def test_a_store_that_does_not_recover_ends_it_with_one_message(
     bucket: Bucket,

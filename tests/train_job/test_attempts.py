@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from components.shared.kubeflow.train_job import NodeSpec, Volume
 from tests.examples import SMALL
 from tests.peers.http_server import BrokenError
 from tests.peers.trainer.api import Asked, TrainerApi
+from tests.peers.trainer.refusals import Refused
 from tests.train_job.conftest import FAST, Training
 from tests.train_job.test_follow import RESUMED, STARTED, finish, finish_at_once, looked, wait_for
 
@@ -208,8 +210,9 @@ def test_a_signal_at_any_request_deletes_the_job_and_is_one_end(
         delete(job)
 
     def script() -> None:
-        nodes.start()
-        nodes.say(STARTED, status_line(Progress(1, 4)))
+        with suppress(Refused):  # it may be deleted at any moment
+            nodes.start()
+            nodes.say(STARTED, status_line(Progress(1, 4)))
         wait_for(nodes.gone)
 
     trainer_api.on_delete = save

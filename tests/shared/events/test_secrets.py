@@ -76,6 +76,7 @@ def test_a_run_that_succeeds_leaves_no_secret(
     assert leaks(left) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_with_a_secret_in_its_message_shows_it_to_nobody(
     brokers: Brokers, secured: dict[str, str], tmp_path: Path, command: Command
 ) -> None:

@@ -121,6 +121,7 @@ def test_what_is_free_changes_no_weight(dataset: Path, finished: Path, tmp_path:
     assert weights_in(tmp_path) == weights_in(finished)
 
 
+@pytest.mark.slow
 def test_the_command_line_refuses_and_starts_over_when_asked(
     dataset: Path, finished_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
