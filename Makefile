@@ -65,9 +65,8 @@ lock: $(VENV)/.dev
 run: $(VENV)/.run
 	$(BIN)/shutterline run
 
-# Half as many again: these tests wait for a third of their time, for answers that come late or not at all.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses $(shell echo $$(($(WORKERS) * 3 / 2))) --dist worksteal -m 'not slow and not containers and not kill' $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'not slow and not containers and not kill' $(TESTS)
 
 # What may depend on the version of Python, by its standard library and by what pydantic and kfp make of annotations.
 SHORT = tests/shared/params/test_params.py tests/shared/params/test_params_schema.py tests/shared/artifacts \

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes import watch
+from kubernetes.client.exceptions import ApiException
 
 from components.shared.artifacts.model import open_model
 from tests.examples import write_digits
@@ -66,7 +67,14 @@ def pods_of(clients: Clients) -> list[Any]:
 
 
 def logs_of(clients: Clients) -> list[str]:
-    return [clients.core.read_namespaced_pod_log(each.metadata.name, "team-a") for each in pods_of(clients)]
+    logs = []
+    for each in pods_of(clients):
+        try:
+            logs.append(clients.core.read_namespaced_pod_log(each.metadata.name, "team-a"))
+        except ApiException as error:
+            if error.status != 404:  # it has been deleted meanwhile
+                raise
+    return logs
 
 
 PRINTS = "import os, sys; print(*[os.environ.get(name) for name in sys.argv[1:]], flush=True)"
