@@ -82,9 +82,9 @@ def test_predictions_are_those_of_the_plain_forward_pass(network: Network) -> No
 
 
 def test_loss_is_scikit_learns_log_loss(network: Network) -> None:
+    """The same float32 logits through float64 softmax: nothing but rounding of float64 may differ."""
     from sklearn.metrics import log_loss  # a second, and not for whoever only collects tests
 
-    """The same float32 logits through float64 softmax: nothing but rounding of float64 may differ."""
     images, labels = noise(200)
     normalise = Normaliser(NORMALISATION, CPU)
     predictions = predicted(network, ResidentImages(torch.tensor(images)), labels)

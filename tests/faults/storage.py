@@ -33,9 +33,6 @@ LARGE_FILE = "train/images-00000.npy"
 RANGE = 4 * 2**20
 _SHAPE = (64, 64, 3)
 
-# For tests of many rounds: SeaweedFS takes several times as long as the other.
-SLOW_ON_S3 = pytest.mark.parametrize("bucket", ["gs", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
-
 
 @dataclass(frozen=True)
 class Source:

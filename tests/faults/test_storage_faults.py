@@ -15,7 +15,6 @@ from components.shared.storage.location import Location
 from tests.faults.disks import small_file_system
 from tests.faults.storage import (
     LARGE_FILE,
-    SLOW_ON_S3,
     Source,
     assert_stored,
     contents_of,
@@ -221,7 +220,6 @@ def test_the_answer_to_any_request_of_a_publication_is_lost(bucket: Bucket, sour
     lose_every_answer(bucket, source, source)
 
 
-@SLOW_ON_S3
 def test_the_answer_to_any_request_of_a_large_publication_is_lost(
     bucket: Bucket, source: Source, large_source: Source
 ) -> None:

@@ -14,7 +14,6 @@ from components.shared.errors import StorageRefusedError
 from components.shared.storage.location import Location
 from tests.faults.storage import (
     LARGE_FILE,
-    SLOW_ON_S3,
     Source,
     Worker,
     assert_stored,
@@ -45,7 +44,6 @@ def kill_at(moments: random.Random, count: int, bucket: Bucket, begin: Callable[
     return hold
 
 
-@SLOW_ON_S3
 def test_a_publication_killed_at_random_moments(
     bucket: Bucket, location: Location, sources: tuple[Source, Source], tmp_path: Path
 ) -> None:
@@ -75,7 +73,6 @@ def test_a_publication_killed_at_random_moments(
     assert "none" not in states, "the earlier artifact is there until the new one is"
 
 
-@SLOW_ON_S3
 def test_a_fetch_killed_at_random_moments(bucket: Bucket, location: Location, source: Source, tmp_path: Path) -> None:
     moments = random.Random(7)  # noqa: S311
     publish(source, location)
@@ -92,7 +89,6 @@ def test_a_fetch_killed_at_random_moments(bucket: Bucket, location: Location, so
             assert digests(into) == source.files, "whole, and no trace of the first try"
 
 
-@SLOW_ON_S3
 def test_a_killed_fetch_goes_on_where_it_was(
     bucket: Bucket, location: Location, large_source: Source, tmp_path: Path
 ) -> None:

@@ -13,7 +13,6 @@ from components.shared import errors
 from components.shared.errors import ShutterlineError, StorageRefusedError, StorageUnavailableError
 from components.shared.storage.location import Location
 from tests.faults.storage import (
-    SLOW_ON_S3,
     Source,
     Worker,
     assert_stored,
@@ -41,7 +40,6 @@ def result_of(work: Callable[[], object]) -> ShutterlineError | None:
     return None
 
 
-@SLOW_ON_S3
 def test_a_second_writer_between_any_two_requests_of_the_first(
     bucket: Bucket, sources: tuple[Source, Source], earlier: Source, tmp_path: Path
 ) -> None:
@@ -59,7 +57,6 @@ def test_a_second_writer_between_any_two_requests_of_the_first(
     assert taken_over >= len(a.files), "once it has claimed, the first is told"
 
 
-@SLOW_ON_S3
 def test_the_same_where_the_second_writes_what_was_there_before(
     bucket: Bucket, sources: tuple[Source, Source], tmp_path: Path
 ) -> None:
@@ -100,7 +97,6 @@ def second_writer_at(
     return results
 
 
-@SLOW_ON_S3
 def test_two_processes_write_at_once(
     bucket: Bucket, location: Location, sources: tuple[Source, Source], tmp_path: Path
 ) -> None:
@@ -122,7 +118,6 @@ def test_two_processes_write_at_once(
     assert refused > 0, "some met"
 
 
-@SLOW_ON_S3
 def test_many_writers_and_the_last_one_alone(
     bucket: Bucket, location: Location, sources: tuple[Source, Source], tmp_path: Path
 ) -> None:
@@ -135,7 +130,6 @@ def test_many_writers_and_the_last_one_alone(
     assert_stored(bucket, location, sources[0])
 
 
-@SLOW_ON_S3
 def test_a_reader_between_any_two_requests_of_a_writer(
     bucket: Bucket, sources: tuple[Source, Source], tmp_path: Path
 ) -> None:
@@ -165,7 +159,6 @@ def test_a_reader_between_any_two_requests_of_a_writer(
     assert None not in seen, "the earlier artifact is there until the new one is"
 
 
-@SLOW_ON_S3
 def test_a_writer_between_any_two_requests_of_a_reader(
     bucket: Bucket, location: Location, sources: tuple[Source, Source], tmp_path: Path
 ) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from kubernetes.client.exceptions import ApiException
 
 from components.shared.artifacts.model import open_model
 from tests.examples import write_digits
-from tests.peers.test_trainer_histories import FIRST, RECORDED
+from tests.peers.test_trainer_histories import FIRST, RECORDED, until
 from tests.peers.trainer.api import TrainerApi
 from tests.peers.trainer.clients import GROUP, Clients, train_job
 from tests.peers.trainer.cluster import Cluster
@@ -44,20 +43,12 @@ def program(code: str, *arguments: str, **spec: Any) -> dict[str, Any]:
     return train_job(trainer=trainer | spec.pop("trainer", {}), **spec)
 
 
-def until(condition: Callable[[], Any], timeout: float = 600.0) -> Any:
-    deadline = time.monotonic() + timeout
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
-
-
 def ended(clients: Clients) -> tuple[str, str]:
     def reason() -> Any:
         conditions = clients.get("train-1").get("status", {}).get("conditions", [])
         return [(each["type"], each["reason"]) for each in conditions if each["type"] in ("Complete", "Failed")]
 
-    found: tuple[str, str] = until(reason)[0]
+    found: tuple[str, str] = until(reason, 600.0)[0]
     return found
 
 

@@ -31,7 +31,7 @@ def clients(trainer_api: TrainerApi) -> Iterator[Clients]:
         yield found
 
 
-def _until(condition: Callable[[], Any], timeout: float = 300.0) -> Any:
+def until(condition: Callable[[], Any], timeout: float = 300.0) -> Any:
     """What a condition gives once it holds."""
     deadline = time.monotonic() + timeout
     while not (found := condition()):
@@ -47,7 +47,7 @@ def _end(clients: Clients) -> Any:
         conditions = clients.get("train-1").get("status", {}).get("conditions", [])
         return next((each for each in conditions if each["type"] in ("Complete", "Failed")), None)
 
-    return _until(ended)
+    return until(ended)
 
 
 def _codes(pods: Any) -> list[tuple[str, int | None, int | None, int]]:
@@ -106,7 +106,7 @@ def test_a_history_ends_as_a_cluster_would_show_it(
     clients.create(train_job())
     found = _end(clients)
     assert (found["reason"], end[1] in found["message"]) == (end[0], True), found
-    _until(lambda: _codes(clients.core.list_namespaced_pod("team-a")) == pods)
+    until(lambda: _codes(clients.core.list_namespaced_pod("team-a")) == pods)
     for item in trainer_api.store.select("pods") + trainer_api.store.select("jobs"):
         kubernetes_validate.validate(item, "1.34", strict=True)
     if job is not None:
@@ -131,7 +131,7 @@ def test_success_has_the_shapes_of_the_recorded_one(trainer_api: TrainerApi, cli
 def test_a_pod_that_no_node_takes_or_has_no_image_says_why(trainer_api: TrainerApi, clients: Clients) -> None:
     trainer_api.play(histories.NEVER_SCHEDULED)
     clients.create(train_job())
-    listed = _until(lambda: clients.core.list_namespaced_event("team-a").items)
+    listed = until(lambda: clients.core.list_namespaced_event("team-a").items)
     assert [(each.reason, each.message) for each in listed] == [("FailedScheduling", histories.UNSCHEDULABLE)]
     (first, _) = clients.core.list_namespaced_pod(
         "team-a", label_selector="jobset.sigs.k8s.io/jobset-name=train-1"
@@ -140,7 +140,7 @@ def test_a_pod_that_no_node_takes_or_has_no_image_says_why(trainer_api: TrainerA
     assert (condition.type, condition.status, condition.reason) == ("PodScheduled", "False", "Unschedulable")
     assert clients.core.read_namespaced_pod_log(first.metadata.name, "team-a") == ""
     clients.delete("train-1")
-    _until(lambda: not clients.core.list_namespaced_pod("team-a").items)
+    until(lambda: not clients.core.list_namespaced_pod("team-a").items)
     trainer_api.play(histories.NO_SUCH_IMAGE, scale=0.002)
     clients.create(train_job())
 
@@ -149,7 +149,7 @@ def test_a_pod_that_no_node_takes_or_has_no_image_says_why(trainer_api: TrainerA
         states = [each.status.container_statuses for each in pods]
         return [each[0].state.waiting.reason for each in states if each]
 
-    _until(lambda: reasons() == ["ImagePullBackOff"] * 2)
+    until(lambda: reasons() == ["ImagePullBackOff"] * 2)
     name = clients.core.list_namespaced_pod("team-a").items[0].metadata.name
     with pytest.raises(client.ApiException, match="is trying and failing to pull image"):
         clients.core.read_namespaced_pod_log(name, "team-a")
@@ -170,21 +170,21 @@ def test_the_log_of_the_pod_that_reports_has_its_events(trainer_api: TrainerApi,
 def test_a_train_job_that_is_deleted_saves_and_leaves_nothing(trainer_api: TrainerApi, clients: Clients) -> None:
     trainer_api.play(histories.SUCCESS, scale=0.02)
     clients.create(train_job())
-    pods = _until(lambda: clients.core.list_namespaced_pod("team-a", label_selector=FIRST).items)
+    pods = until(lambda: clients.core.list_namespaced_pod("team-a", label_selector=FIRST).items)
     name = pods[0].metadata.name
-    _until(lambda: trainer_api.logs.text("team-a", name))
+    until(lambda: trainer_api.logs.text("team-a", name))
     log = watch.Watch().stream(clients.core.read_namespaced_pod_log, name, "team-a")
     assert isinstance(event_of_line([*islice(log, 2)][1]), StepStarted)
     clients.delete("train-1")
     assert isinstance(event_of_line([*log][-1]), Cancelled)
-    _until(lambda: not trainer_api.store.select("pods") + trainer_api.store.select("jobs"))
+    until(lambda: not trainer_api.store.select("pods") + trainer_api.store.select("jobs"))
 
 
 def test_somebody_deletes_it_and_the_server_goes_away(trainer_api: TrainerApi, clients: Clients) -> None:
     trainer_api.play(histories.GONE, scale=0.002)
     clients.create(train_job())
-    _until(lambda: not trainer_api.store.select("trainjobs"))
-    _until(lambda: not trainer_api.store.select("pods"))
+    until(lambda: not trainer_api.store.select("trainjobs"))
+    until(lambda: not trainer_api.store.select("pods"))
     trainer_api.play(histories.away(503), scale=0.002)
     clients.create(train_job())
-    _until(lambda: trainer_api.store.select("trainjobs")[0].get("status", {}).get("conditions"))
+    until(lambda: trainer_api.store.select("trainjobs")[0].get("status", {}).get("conditions"))

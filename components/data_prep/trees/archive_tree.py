@@ -257,7 +257,8 @@ class ArchiveTree(FileTree):
     def stamps(self, files: Sequence[str]) -> Stamps:
         """Those of the archive with each path in it."""
         now = time.time_ns()
-        return np.array([stamp_of(self._path, now, f"{self._prefix}{file}") for file in files], dtype=np.uint64)
+        stamps = (stamp_of(self._path, now, f"{self._prefix}{file}") for file in files)
+        return np.fromiter(stamps, np.uint64, len(files))
 
     def read(self, files: Sequence[str]) -> Read:
         """What hands out parts of the archive or, of a compressed one, bytes: in the order of the archive."""
