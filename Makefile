@@ -13,7 +13,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # Everything is locked, so nothing is resolved. uv installs in a seventh of pip's time, and several environments share its
 # files; where it cannot, for example because an index is set in pip's configuration alone, pip installs.
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
-INSTALL = install() { VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --compile-bytecode "$$@" || { \
+COMPILE = --compile-bytecode
+INSTALL = install() { VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps $(COMPILE) "$$@" || { \
 	echo 'uv could not install; pip does' >&2; $(PIP_INSTALL) "$$@"; }; }; install
 TESTS ?= tests
 WORKERS ?= 2
