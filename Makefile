@@ -45,7 +45,7 @@ $(BIN)/python:
 
 # Two stages, so that `make run` downloads nothing that only tests need.
 $(VENV)/.run: pyproject.toml requirements/run.txt | $(BIN)/python
-	@echo 'installing Shutterline into $(VENV): torch is several gigabytes, so this takes minutes the first time'
+	@echo 'installing Shutterline into $(VENV): torch is several gigabytes, so this takes a minute or more the first time'
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements/dev.txt > $(VENV)/uv.txt
 	$(PIP_INSTALL) --require-hashes --requirement $(VENV)/uv.txt
 	@$(INSTALL) --require-hashes --requirement requirements/run.txt
