@@ -10,12 +10,12 @@ BIN := $(VENV)/bin
 # The first interpreter that is new enough; `make PYTHON=…` chooses another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-# Everything is locked, so nothing is resolved. uv installs in a quarter of pip's time (52 s against 204), and several environments share
-# its files; where it cannot, for example because an index is set in pip's configuration alone, pip installs.
+# Everything is locked, so nothing is resolved. uv installs in a quarter of pip's time (52 s against 204), and several
+# environments share its files; where it cannot, as with an index that pip's configuration alone names, pip installs.
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 COMPILE = --compile-bytecode
-INSTALL = install() { $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(COMPILE) "$$@" || { \
-	echo 'uv could not install; pip does' >&2; $(PIP_INSTALL) "$$@"; }; }; install
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(COMPILE) $(1) || { \
+	echo 'uv could not install; pip does' >&2; $(PIP_INSTALL) $(1); }
 TESTS ?= tests
 WORKERS ?= 2
 
@@ -46,14 +46,14 @@ $(BIN)/python:
 # Two stages, so that `make run` downloads nothing that only tests need.
 $(VENV)/.run: pyproject.toml requirements/run.txt | $(BIN)/python
 	@echo 'installing Shutterline into $(VENV): torch is several gigabytes, so this takes a minute or more the first time'
-	@sed -n '/^uv==/,/[^\\]$$/p' requirements/dev.txt > $(VENV)/uv.txt
-	@$(PIP_INSTALL) --require-hashes --requirement $(VENV)/uv.txt || true # where there is none for this machine, pip installs
-	@$(INSTALL) --require-hashes --requirement requirements/run.txt
-	@$(INSTALL) --no-build-isolation --editable .
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements/dev.txt | $(PIP_INSTALL) --require-hashes --requirement /dev/stdin || \
+		true # where there is none for this machine, pip installs
+	@$(call INSTALL,--require-hashes --requirement requirements/run.txt)
+	@$(call INSTALL,--no-build-isolation --editable .)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
-	@$(INSTALL) --require-hashes --requirement requirements/dev.txt
+	@$(call INSTALL,--require-hashes --requirement requirements/dev.txt)
 	@touch $@
 
 install: $(VENV)/.dev
